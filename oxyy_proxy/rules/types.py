@@ -37,7 +37,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one unit of a model costs: nano-USD per `PRICE_SCALE` units; `variants` by size, quality:size, resolution."""
+    """What a unit of a model costs: nano-USD per `PRICE_SCALE` units; `variants` by size, quality:size, resolution."""
 
     default: int
     variants: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,9 @@
+"""The modalities, one file each, and their table. Pure: parse, estimate, rewrite, meter.
+
+Routes, metric labels and the conformance tests iterate over `ENDPOINTS`; a new modality is one file and one line here.
+"""
+
+from oxyy_proxy.endpoints import chat, embeddings
+from oxyy_proxy.endpoints.base import Endpoint
+
+ENDPOINTS: tuple[Endpoint, ...] = (chat.ENDPOINT, embeddings.ENDPOINT)

@@ -1,0 +1,222 @@
+"""POST /v1/chat/completions: JSON or server-sent events, priced by tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from oxyy_proxy.endpoints.base import (
+    Answer,
+    Endpoint,
+    error_answer,
+    model_of,
+    optional,
+    optional_int,
+    read_json,
+    read_object,
+    usage_of,
+)
+from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamFailure
+from oxyy_proxy.rules.jsonbody import JsonBody
+from oxyy_proxy.rules.price import held_tokens, likely_tokens
+from oxyy_proxy.rules.sse import DONE, Framer, data_of
+from oxyy_proxy.rules.types import Model, PartTokens, Usage
+
+DEFAULT_MAX_TOKENS = 4096
+"""What the upstream generates at most when the body does not say (its documentation, "Chat Completions")."""
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+_PART_KINDS = {"image_url": "image", "image": "image", "input_audio": "audio", "file": "file"}
+
+_HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
+"""Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
+
+
+class ChatAsk:
+    """A chat request. `stream` and the members that bound its cost are checked; all else passes untouched."""
+
+    __slots__ = ("_body", "_choices", "_max_tokens", "_parts", "_text_bytes", "_wants_usage", "model", "stream")
+
+    def __init__(self, raw: bytes) -> None:
+        """Raises InvalidJson or InvalidValue."""
+        self._body = JsonBody(raw)
+        members = self._body.members
+        self.model = model_of(members)
+        self.stream = bool(optional(members, "stream", bool, "true or false"))
+        limits = (optional_int(members, name, least=0) for name in ("max_tokens", "max_completion_tokens"))
+        self._max_tokens = max((limit for limit in limits if limit is not None), default=None)
+        self._choices = optional_int(members, "n", least=1) or 1
+        optional(members, "temperature", (int, float), "a number")
+        options = optional(members, "stream_options", dict, "an object") or {}
+        self._wants_usage = bool(optional(options, "include_usage", bool, "true or false"))
+        self._parts, media_bytes = _media(_messages(members))
+        self._text_bytes = max(0, len(raw) - media_bytes)
+
+    def worst_tokens(self, model: Model, parts: PartTokens) -> tuple[int, int]:
+        per_choice = self._max_tokens
+        if per_choice is None:
+            per_choice = min(DEFAULT_MAX_TOKENS, model.max_output_tokens or DEFAULT_MAX_TOKENS)
+        return held_tokens(self._text_bytes) + self._part_tokens(parts), per_choice * self._choices
+
+    def body_for(self, model: str) -> bytes:
+        changes: dict[str, Any] = {}
+        if model != self.model:
+            changes["model"] = model
+        if self.stream and not self._wants_usage:
+            options = self._body.members.get("stream_options") or {}
+            changes["stream_options"] = {**options, "include_usage": True}
+        return self._body.replaced(changes) if changes else self._body.raw
+
+    def read(self, body: bytes) -> Answer:
+        answer = read_object(body)
+        usage = usage_of(answer.get("usage"))
+        # The text matters only where there is no usage to go by.
+        return Answer(usage, 0 if usage else _text_bytes_of(answer, "message"))
+
+    def meter(self) -> ChatMeter:
+        return ChatMeter(keep_usage=self._wants_usage)
+
+    def likely_usage(self, parts: PartTokens, output_bytes: int) -> Usage:
+        tokens_in = likely_tokens(self._text_bytes) + self._part_tokens(parts)
+        return Usage(input_tokens=tokens_in, output_tokens=likely_tokens(output_bytes), source="estimated")
+
+    def _part_tokens(self, parts: PartTokens) -> int:
+        return sum(getattr(parts, kind) for kind in self._parts)
+
+
+class ChatMeter:
+    """A chat stream on its way to the client (see `StreamMeter`).
+
+    Bytes pass as they come, save two things: the usage chunk that only we asked for is kept back, and `[DONE]` waits
+    in `farewell` for the settlement. An event that has not come whole is passed on as soon as it cannot be either.
+    """
+
+    __slots__ = (
+        "_framer",
+        "_keep_usage",
+        "_passed",
+        "ended",
+        "failure",
+        "farewell",
+        "output_bytes",
+        "started",
+        "usage",
+    )
+
+    def __init__(self, *, keep_usage: bool) -> None:
+        self._framer = Framer()
+        self._keep_usage = keep_usage
+        self._passed = 0  # bytes of the unfinished event that the client already has
+        self.started = False
+        self.ended = False
+        self.failure: UpstreamFailure | None = None
+        self.usage: Usage | None = None
+        self.farewell = b""
+        self.output_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        out = []
+        for event in self._framer.feed(data):
+            if self._passes(event):
+                out.append(event[self._passed :] if self._passed else event)
+            self._passed = 0
+        tail = self._framer.tail
+        if tail and not self.ended and (self._passed or _HAS_CHOICE(tail)):
+            self.started = True
+            out.append(tail[self._passed :])
+            self._passed = len(tail)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def finish(self) -> bytes:
+        tail, self._framer.tail = self._framer.tail, b""
+        return tail[self._passed :] if tail and self._passes(tail) else b""
+
+    def _passes(self, event: bytes) -> bool:
+        """Read one event; whether the client gets it now."""
+        data = data_of(event)
+        if self.ended or data.strip() == DONE:
+            self.ended = True
+            self.farewell += event
+            return False
+        if not data:
+            return True  # a comment, which keeps the connection alive
+        chunk = read_json(data)
+        if not isinstance(chunk, dict):
+            if not self.started:
+                self.failure = UpstreamBadResponse("The upstream's stream did not begin with JSON. Retry.")
+            return True  # the client has begun to read: it sees what the upstream sent
+        if chunk.get("error"):
+            self.failure = error_answer(chunk["error"])
+            return True
+        self.started = True
+        usage = usage_of(chunk.get("usage"))
+        if usage is not None:
+            self.usage = usage
+        self.output_bytes += _text_bytes_of(chunk, "delta")
+        return self._keep_usage or bool(chunk.get("choices")) or not chunk.get("usage")
+
+
+def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
+    messages = members.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidValue("'messages' must be a non-empty array of message objects.", param="messages")
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidValue("Each message must be an object with a 'role'.", param=f"messages[{at}]")
+        if not isinstance(message.get("content"), (str, list, type(None))):
+            raise InvalidValue(
+                "A message's 'content' must be a string or an array of parts.", param=f"messages[{at}].content"
+            )
+    return messages
+
+
+def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int]:
+    """The kinds of the parts that are not text, and the bytes of the body that they are."""
+    kinds, size = [], 0
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, list):
+            continue
+        for part in content:
+            kind = _PART_KINDS.get(part.get("type", "")) if isinstance(part, dict) else None
+            if kind:
+                kinds.append(kind)
+                size += _longest_string(part)
+    return kinds, size
+
+
+def _longest_string(value: object) -> int:
+    """The size of the longest string in a part: its data or its URL. ASCII both, so characters are bytes."""
+    if isinstance(value, str):
+        return len(value)
+    members = value.values() if isinstance(value, dict) else ()
+    return max((_longest_string(member) for member in members), default=0)
+
+
+def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
+    """UTF-8 bytes of the text that `choices[].message` or `choices[].delta` carries, tool calls and refusals too."""
+    size = 0
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get(member) if isinstance(choice, dict) else None
+        for name, value in message.items() if isinstance(message, dict) else ():
+            if name == "role" or value is None:
+                continue
+            size += _utf8_size(value) if isinstance(value, str) else len(orjson.dumps(value))
+    return size
+
+
+def _utf8_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+ENDPOINT = Endpoint(
+    name="chat",
+    path="/chat/completions",
+    units=frozenset({"input", "output"}),
+    max_body_bytes=MAX_BODY_BYTES,
+    parse=ChatAsk,
+)

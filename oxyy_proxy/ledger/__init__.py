@@ -1,0 +1,1 @@
+"""The ledger: where every request's hold, settlement and usage stand. Storage behind one protocol of atomic verbs."""

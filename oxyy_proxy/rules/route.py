@@ -1,0 +1,72 @@
+"""Which models may answer: aliases, allowlists and chains (DESIGN 5 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced
+from oxyy_proxy.rules.types import Model, Policy, Principal, Team
+
+
+def matches(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the globs names this model; case counts."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def allowed(team: Team, name: str) -> bool:
+    """Nothing is allowed that is not named; deny wins."""
+    return matches(team.allow, name) and not matches(team.deny, name)
+
+
+def serves(model: Model, endpoint: str, units: frozenset[str]) -> bool:
+    """Whether the model is offered for the endpoint and has the prices that it is charged by."""
+    return endpoint in model.endpoints and units <= model.prices.keys()
+
+
+def chain(
+    policy: Policy, principal: Principal, endpoint: str, units: frozenset[str], requested: str | None
+) -> tuple[str, tuple[Model, ...]]:
+    """The name that was asked for, and the models to try in order; the first is what was asked for.
+
+    `units`: the price units without which the endpoint cannot be charged. A fallback that is not allowed to the team
+    or does not serve the endpoint is skipped. Raises InvalidValue (no model and no default), ModelNotFound,
+    ModelNotAllowed, ModelNotPriced.
+    """
+    requested = requested or policy.default_models.get(endpoint)
+    if requested is None:
+        raise InvalidValue("'model' is missing. Name one of the models that GET /v1/models lists.", param="model")
+    team = principal.team
+    name = policy.aliases.get(requested, requested)
+    model = policy.models.get(name)
+    if model is None:
+        raise ModelNotFound(
+            f"The model {requested!a} does not exist here. GET /v1/models lists what this key may call.", param="model"
+        )
+    if not allowed(team, name) or matches(team.deny, requested):
+        raise ModelNotAllowed(
+            f"The model {requested!a} is not allowed to team {team.name}. GET /v1/models lists what is; "
+            "ask your platform team to add it to the team's policy.",
+            param="model",
+        )
+    if not serves(model, endpoint, units):
+        raise ModelNotPriced(
+            f"The model {requested!a} has no price for {endpoint}. Call it where it is offered "
+            f"({', '.join(sorted(model.endpoints))}), or ask your platform team to price it in models.yaml.",
+            param="model",
+        )
+    following = (policy.models.get(fallback) for fallback in team.fallbacks.get(name, model.fallbacks))
+    fallbacks = [m for m in following if m and m is not model and allowed(team, m.name) and serves(m, endpoint, units)]
+    return requested, (model, *fallbacks)
+
+
+def callable_models(policy: Policy, team: Team, units_of: dict[str, frozenset[str]]) -> list[Model]:
+    """The models that a team may call on at least one endpoint, by name. `units_of`: endpoint -> units it needs."""
+    return sorted(
+        (
+            model
+            for model in policy.models.values()
+            if allowed(team, model.name) and any(serves(model, name, units) for name, units in units_of.items())
+        ),
+        key=lambda model: model.name,
+    )

@@ -1,0 +1,52 @@
+"""Server-sent events: where one ends and what it says (WHATWG HTML, section 9.2).
+
+Pure objects that are fed bytes; they know nothing of sockets or awaiting.
+"""
+
+from __future__ import annotations
+
+import re
+
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+DONE = b"[DONE]"
+
+
+class Framer:
+    """Cuts a byte stream into events, whatever the chunk boundaries.
+
+    `feed` returns the complete events, each with its blank line; `tail` is the event that has begun. Joined, the
+    events and the tail are the bytes that were fed.
+    """
+
+    __slots__ = ("_searched", "tail")
+
+    def __init__(self) -> None:
+        self.tail = b""
+        self._searched = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        buffer = self.tail + data if self.tail else data
+        events, start, search = [], 0, self._searched
+        while found := _EVENT_END.search(buffer, search):
+            events.append(buffer[start : found.end()])
+            start = search = found.end()
+        self.tail = buffer[start:]
+        # An end may begin in the last three bytes that were searched (\r\n\r | \n).
+        self._searched = max(0, len(self.tail) - 3)
+        return events
+
+
+def data_of(event: bytes) -> bytes:
+    """The data of an event: its `data:` lines joined by newlines; empty for a comment or a lone `retry:`."""
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2:
+        body = event[6:-2]
+        if b"\r" not in body:
+            return body
+    lines = []
+    for line in _LINE_END.split(event):
+        if line.startswith(b"data:"):
+            value = line[5:]
+            lines.append(value[1:] if value.startswith(b" ") else value)
+    return b"\n".join(lines)

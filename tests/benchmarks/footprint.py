@@ -1,0 +1,108 @@
+"""Memory, and the time from spawn to ready."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+
+import uvloop
+
+from tests.benchmarks import books
+from tests.benchmarks.load import WrongAnswer
+from tests.benchmarks.rounds import Plan
+from tests.benchmarks.targets import Stage, Target
+from tests.benchmarks.workloads import OPEN
+
+_WAVE = 50
+"""Streams opened at a time, so that no backlog overflows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """RSS of all processes of a target."""
+
+    idle_bytes: int
+    streams_bytes: int
+
+
+class _OpenStream(asyncio.Protocol):
+    """Asks for a stream without an end; `begun` is set by the first event, or fails."""
+
+    def __init__(self, request: bytes, begun: asyncio.Future[None]) -> None:
+        self._request, self._begun, self._received = request, begun, b""
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self._begun.done():
+            return
+        self._received += data
+        if not self._received.startswith(b"HTTP/1.1 200"[: len(self._received)]):
+            self._begun.set_exception(WrongAnswer(f"an open stream was answered {self._received[:300]!r}"))
+        elif b"data: " in self._received:
+            self._begun.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._begun.done():
+            self._begun.set_exception(WrongAnswer(f"an open stream broke before its first event: {exc!r}"))
+
+
+async def _with_streams(target: Target, key: str, plan: Plan) -> int:
+    """The greatest RSS seen while `plan.streams` streams are open, in bytes."""
+    loop = asyncio.get_running_loop()
+    request = OPEN.request(f"127.0.0.1:{target.port}", key)
+    streams: list[_OpenStream] = []
+    try:
+        for first in range(0, plan.streams, _WAVE):
+            wave = [loop.create_future() for _ in range(first, min(first + _WAVE, plan.streams))]
+            for begun in wave:
+                _, stream = await loop.create_connection(
+                    lambda b=begun: _OpenStream(request, b), "127.0.0.1", target.port
+                )
+                streams.append(stream)
+            async with asyncio.timeout(30):
+                await asyncio.gather(*wave)
+        most, until = 0, loop.time() + plan.memory_wait_s
+        while loop.time() < until:
+            most = max(most, target.rss_bytes())
+            await asyncio.sleep(0.25)
+        closed = sum(stream.transport.is_closing() for stream in streams)
+        if closed:
+            raise WrongAnswer(f"{closed} of {len(streams)} open streams were cut")
+        if target.ledger:
+            books.check_open(target.ledger, plan.streams)
+        return most
+    finally:
+        for stream in streams:
+            stream.transport.abort()
+
+
+def measure_memory(stage: Stage, name: str, plan: Plan, key: str) -> Memory:
+    """RSS of a fresh process, idle and then with open streams that each get an event a second."""
+    target = stage.start(name)
+    try:
+        time.sleep(min(1.0, plan.memory_wait_s))
+        idle = target.rss_bytes()
+        return Memory(idle, uvloop.run(_with_streams(target, key, plan)))
+    except (WrongAnswer, OSError, TimeoutError) as wrong:
+        log = f"\n{target.process.tail()}" if target.process else ""
+        raise WrongAnswer(f"{target.name}, {plan.streams} open streams: {wrong!r}{log}") from None
+    finally:
+        target.stop(within_s=0.5)  # it would wait for the streams that have no end
+
+
+def measure_ready(stage: Stage, name: str, plan: Plan) -> float:
+    """Seconds from spawn to ready: the median of several starts on one folder, so all but the first find a ledger."""
+    folder = stage.folder / f"{name}-starts"
+    folder.mkdir(mode=0o700)
+    seconds = []
+    for _ in range(plan.starts):
+        target = stage.start_in(folder, name)
+        seconds.append(target.ready_s)
+        target.stop()
+    return statistics.median(seconds)

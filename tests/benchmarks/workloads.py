@@ -1,0 +1,125 @@
+"""What is asked and what must come back, byte for byte, whichever target stands in between."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+EVENTS = 64
+EVENT_GAP_S = 0.003
+
+INPUT_TOKENS, OUTPUT_TOKENS = 120, EVENTS
+INPUT_USD_PER_M, OUTPUT_USD_PER_M = 1.25, 10.0
+COST_NUSD = round(INPUT_TOKENS * INPUT_USD_PER_M * 1000 + OUTPUT_TOKENS * OUTPUT_USD_PER_M * 1000)
+"""What the ledger must hold for each request: nano-USD."""
+
+MODEL = "gpt-5"
+_USAGE = {
+    "prompt_tokens": INPUT_TOKENS,
+    "completion_tokens": OUTPUT_TOKENS,
+    "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+    "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+}
+_TEXT = (
+    "A reverse proxy stands in front of a service, takes each request in its place, and hands it on. "
+    "It may refuse, count or redirect what passes, and neither side needs to know."
+)
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _frame(**fields: object) -> bytes:
+    head = {"id": "chatcmpl-B9MHDbslfkBeAs8l4bebGdFOJ6PeG", "object": "chat.completion.chunk", "created": 1795305600}
+    return (
+        b"data: " + _compact({**head, "model": f"{MODEL}-2026-08-07", "system_fingerprint": "fp_b", **fields}) + b"\n\n"
+    )
+
+
+def _event(index: int) -> bytes:
+    last = index == EVENTS - 1
+    delta = {} if last else {"content": f" word{index}"}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": "stop" if last else None}
+    return _frame(service_tier="default", choices=[choice])
+
+
+JSON_ANSWER = _compact(
+    {
+        "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
+        "object": "chat.completion",
+        "created": 1795305600,
+        "model": f"{MODEL}-2026-08-07",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": _TEXT, "refusal": None, "annotations": []},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+        "service_tier": "default",
+        "system_fingerprint": "fp_b",
+    }
+)
+STREAM_EVENTS = tuple(_event(index) for index in range(EVENTS))
+USAGE_EVENT = _frame(choices=[], usage=_USAGE)
+DONE = b"data: [DONE]\n\n"
+STREAM_ANSWER = b"".join(STREAM_EVENTS) + DONE
+"""What a client sees that did not ask for the usage event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind of request. `marker` (sent as the field `user`) tells the stub upstream how to answer it.
+
+    `seconds` is the length of a phase by number of connections; `stagger_s` spreads the start of the connections, so
+    that paced streams do not tick in step. `answer` None: the stream has no end.
+    """
+
+    name: str
+    title: str
+    marker: str
+    stream: bool
+    answer: bytes | None
+    seconds: tuple[tuple[int, float], ...] = ()
+    stagger_s: float = 0.0
+
+    def request(self, authority: str, key: str) -> bytes:
+        """The bytes of one HTTP request."""
+        body: dict[str, object] = {
+            "model": MODEL,
+            "messages": [
+                {"role": "system", "content": "You are a concise assistant of the platform team. " * 3},
+                {"role": "user", "content": f"Explain in three sentences what a reverse proxy does. {_TEXT}"},
+            ],
+            "max_completion_tokens": 256,
+            "temperature": 0.2,
+            "user": self.marker,
+        }
+        if self.stream:
+            body["stream"] = True
+        raw = _compact(body)
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\n"
+            "Accept: application/json\r\nUser-Agent: OpenAI/Python 3.54.0\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(raw)}\r\n\r\n"
+        )
+        return head.encode() + raw
+
+
+JSON = Workload("json", "JSON", "bench-json", False, JSON_ANSWER, ((1, 0.6), (32, 0.9)))
+BURST = Workload("burst", "stream at once", "bench-burst", True, STREAM_ANSWER, ((1, 0.6), (32, 0.9)))
+PACED = Workload(
+    "paced",
+    "paced stream",
+    "bench-paced",
+    True,
+    STREAM_ANSWER,
+    ((1, 3.0), (32, 1.2)),
+    stagger_s=EVENTS * EVENT_GAP_S,
+)
+OPEN = Workload("open", "open stream", "bench-open", True, None)
+WORKLOADS = (JSON, BURST, PACED)
