@@ -125,7 +125,7 @@ class ChatMeter:
             self._passed = 0
         tail = self._framer.tail
         if tail and not self.ended and (self._passed or _HAS_CHOICE(tail)):
-            self.started = True
+            self.started = self.started or self.failure is None
             out.append(tail[self._passed :])
             self._passed = len(tail)
         return out[0] if len(out) == 1 else b"".join(out)
@@ -151,7 +151,7 @@ class ChatMeter:
         if chunk.get("error"):
             self.failure = error_answer(chunk["error"])
             return True
-        self.started = True
+        self.started = self.started or self.failure is None
         usage = usage_of(chunk.get("usage"))
         if usage is not None:
             self.usage = usage

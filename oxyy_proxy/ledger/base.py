@@ -6,11 +6,12 @@ while it is open, spent when it is settled, still held where it is unresolved.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from oxyy_proxy.rules.budget import Reservation, Standing
+from oxyy_proxy.rules.figures import Snapshot
 from oxyy_proxy.rules.types import Limit, Target, Usage
 
 State = Literal["settled", "voided", "unresolved"]
@@ -60,35 +61,6 @@ class Settlement:
     error_code: str | None = None
     sent: bool = True
     """False where it is certain that nothing went upstream: then the request does not count as one."""
-
-
-class TotalKey(NamedTuple):
-    """What running totals are kept by."""
-
-    team: str
-    cost_center: str
-    model: str
-    endpoint: str
-
-
-@dataclass(slots=True)
-class Total:
-    """Sums over settled requests since the ledger began. `estimated`: requests whose usage was estimated."""
-
-    cost_nusd: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    estimated: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The ledger's figures at one instant, for /metrics."""
-
-    totals: Mapping[TotalKey, Total]
-    standings: Sequence[Standing]
-    unresolved: int
 
 
 class Recovered(NamedTuple):

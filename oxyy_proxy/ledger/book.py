@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from oxyy_proxy.ledger.base import Settlement, Total, TotalKey
+from oxyy_proxy.ledger.base import Settlement
 from oxyy_proxy.rules.budget import Standing, Window
+from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.route import matches
 from oxyy_proxy.rules.types import Limit
 

@@ -129,5 +129,5 @@ SPENT_BEFORE = """
     SELECT team, key_id, coalesce(model_served, model_requested), sum(cost_nusd + unresolved_nusd),
            sum(input_tokens + output_tokens), count(*)
     FROM requests
-    WHERE request_id >= ? AND state <> 'open'
+    WHERE request_id >= ? AND started_ms >= ? AND state <> 'open'
     GROUP BY 1, 2, 3"""

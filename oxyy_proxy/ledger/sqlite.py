@@ -26,13 +26,11 @@ from oxyy_proxy.ledger.base import (
     Opening,
     Recovered,
     Settlement,
-    Snapshot,
-    Total,
-    TotalKey,
 )
 from oxyy_proxy.ledger.book import Book, Counter, OpenRequest, Posting, Tried, closed_postings, postings_json
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Reservation, Standing, Window
+from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
 from oxyy_proxy.rules.requestid import first_id_at
 from oxyy_proxy.rules.types import Limit, Target
 
@@ -43,6 +41,9 @@ MAX_BATCH = 512
 """Verbs in one transaction at most, so that the first of them is not kept waiting by the last."""
 
 _COUNTERS_KEPT = 4096
+
+LONGEST_BODY_S = 3600
+"""A request id is made when its head comes, the hold when its body is there: at most this much later."""
 
 _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """Errors of a statement, not of the store: trying again would fail again."""
@@ -233,7 +234,7 @@ class SqliteLedger:
         the middle of a month starts where the month stands."""
         spent = 0
         for team, key_id, model, cost_nusd, tokens, count in self._db.execute(
-            schema.SPENT_BEFORE, (first_id_at(window.start),)
+            schema.SPENT_BEFORE, (first_id_at(window.start - LONGEST_BODY_S), window.start * 1000)
         ):
             if limit.team in (None, team) and limit.key in (None, key_id) and budget.covers(limit, model):
                 spent += {"usd": cost_nusd, "tokens": tokens, "requests": count}[limit.meter]

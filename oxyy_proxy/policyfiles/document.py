@@ -50,11 +50,10 @@ class Document:
 
     def position(self, loc: Loc, *, of_key: bool) -> Position:
         """Where the value at `loc`, or its key, stands; else the nearest thing around it."""
-        if of_key and loc in self.keys:
-            return self.keys[loc]
         while loc and loc not in self.values:
             loc = loc[:-1]
-        return self.values.get(loc, Position(1, 1))
+        value = self.values.get(loc, Position(1, 1))
+        return self.keys.get(loc, value) if of_key else value
 
 
 @lru_cache(maxsize=CACHED_DOCUMENTS)
@@ -88,7 +87,6 @@ def parse(raw: bytes) -> Document:
 
 def _compose(text: str) -> Node | None:
     yaml = YAML(typ="safe", pure=True)
-    yaml.max_depth = MAX_DEPTH
     yaml.composer.warn_double_anchors = False
     root: Node | None = yaml.compose(text)
     return root
@@ -149,6 +147,8 @@ class _Reader:
         # Aliases are expanded, so a few lines could stand for billions of values or contain themselves.
         if id(node) in self._open:
             raise _TooMuch(position, "an anchor contains an alias of itself")
+        if len(self._open) >= MAX_DEPTH:
+            raise _TooMuch(position, f"nested deeper than {MAX_DEPTH} levels")
         self._open.add(id(node))
         self._read += 1
         if self._read > MAX_VALUES:

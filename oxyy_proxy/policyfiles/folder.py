@@ -62,8 +62,14 @@ def _candidates(path: Path, problems: list[Finding]) -> Iterator[str]:
                 continue
             problems.append(_problem(prefix or ".", f"cannot be read: {error.strerror or error}"))
             continue
-        # Hidden files and backups of editors (.#x.yaml, x.yaml~, #x.yaml#, .x.yaml.swp) are not policies.
-        yield from (prefix + name for name in names if name.endswith(SUFFIXES) and not name.startswith("."))
+        for name in names:
+            # Hidden files and backups of editors (.#x.yaml, x.yaml~, #x.yaml#, .x.yaml.swp) are not policies.
+            if name.startswith(".") or not name.endswith(SUFFIXES):
+                continue
+            if name.isprintable():
+                yield prefix + name
+            else:
+                problems.append(_problem(prefix + ascii(name), "a file's name must be printable UTF-8"))
 
 
 def _bytes(file: Path) -> bytes:

@@ -8,18 +8,9 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from oxyy_proxy.policyfiles.document import Loc
-from oxyy_proxy.policyfiles.schema import (
-    MAX_COUNT,
-    MAX_USD,
-    ORGANISATION,
-    GatewaySpec,
-    LimitSpec,
-    TeamSpec,
-    remaining,
-    scaled,
-    shown,
-)
+from oxyy_proxy.policyfiles.schema import ORGANISATION, LimitSpec, Spec, remaining
 from oxyy_proxy.policyfiles.source import Source, suggestion
+from oxyy_proxy.policyfiles.values import MAX_COUNT, MAX_USD, scaled, shown
 from oxyy_proxy.rules.types import NUSD_PER_USD, Limit
 
 KnownModels = frozenset[str] | None
@@ -27,7 +18,7 @@ KnownModels = frozenset[str] | None
 
 
 def build_limits(
-    source: Source[GatewaySpec] | Source[TeamSpec],
+    source: Source[Spec],
     specs: Iterable[LimitSpec],
     *,
     zone: tzinfo,
@@ -61,7 +52,7 @@ def build_limits(
 
 
 def check_globs(
-    source: Source[GatewaySpec] | Source[TeamSpec],
+    source: Source[Spec],
     loc: Loc,
     globs: Iterable[str],
     models: KnownModels,
@@ -78,7 +69,7 @@ def check_globs(
 
 
 def _check_fields(
-    source: Source[GatewaySpec] | Source[TeamSpec],
+    source: Source[Spec],
     loc: Loc,
     spec: LimitSpec,
     *,
@@ -98,7 +89,7 @@ def _check_fields(
         source.error((*loc, "key"), f"'{spec.key}' is not a key of this team; allowed: {allowed}")
 
 
-def _cap(source: Source[GatewaySpec] | Source[TeamSpec], loc: Loc, spec: LimitSpec) -> int:
+def _cap(source: Source[Spec], loc: Loc, spec: LimitSpec) -> int:
     """nano-USD for `usd`, else a count; 0 if it is wrong, which was then reported."""
     loc = (*loc, "cap")
     if spec.meter == "usd":

@@ -27,10 +27,11 @@ def load_files(folder: Folder, now: float | None = None) -> Loaded:
     """Like `load`, for files that were read already."""
     findings = Findings(errors=list(folder.problems))
     gateway_file, models_file = folder.named(GATEWAY), folder.named(MODELS)
-    gateway = Source(gateway_file, folder.files[gateway_file], GatewaySpec, findings) if gateway_file else None
-    models = (
-        Source(models_file, folder.files[models_file], ModelsSpec, findings, {"models": {}}) if models_file else None
-    )
+    gateway = models = None
+    if gateway_file:
+        gateway = Source(gateway_file, folder.files[gateway_file], GatewaySpec, findings, stand_ins={})
+    if models_file:
+        models = Source(models_file, folder.files[models_file], ModelsSpec, findings, stand_ins={"models": {}})
     teams = [_team(name, folder.files[name], findings) for name in folder.teams()]
 
     general = gateway.spec if gateway and gateway.spec else GatewaySpec()
@@ -59,7 +60,7 @@ def load_files(folder: Folder, now: float | None = None) -> Loaded:
 
 def _team(name: str, raw: bytes, findings: Findings) -> Source[TeamSpec]:
     stand_ins: dict[str, Value] = {"team": PurePosixPath(name).stem, "models": {"allow": []}}
-    return Source(name, raw, TeamSpec, findings, stand_ins)
+    return Source(name, raw, TeamSpec, findings, stand_ins=stand_ins)
 
 
 def _organisation(gateway: Source[GatewaySpec] | None, general: GatewaySpec, catalogue: Catalogue) -> tuple[Limit, ...]:

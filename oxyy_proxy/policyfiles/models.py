@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from oxyy_proxy.policyfiles.document import Loc
 from oxyy_proxy.policyfiles.limits import KnownModels
-from oxyy_proxy.policyfiles.schema import ModelSpec, ModelsSpec, TeamSpec
+from oxyy_proxy.policyfiles.schema import ModelSpec, ModelsSpec, Spec
 from oxyy_proxy.policyfiles.source import Source, suggestion
 from oxyy_proxy.rules.types import Model, PartTokens, Price
 
@@ -47,9 +47,7 @@ def build_models(source: Source[ModelsSpec]) -> Catalogue:
     return catalogue
 
 
-def check_chain(
-    source: Source[ModelsSpec] | Source[TeamSpec], loc: Loc, name: str, chain: Iterable[str], catalogue: Catalogue
-) -> None:
+def check_chain(source: Source[Spec], loc: Loc, name: str, chain: Iterable[str], catalogue: Catalogue) -> None:
     """Reports what is wrong with the fallbacks, written at `loc`, of the model `name`."""
     seen = {name}
     for index, fallback in enumerate(chain):
@@ -60,9 +58,7 @@ def check_chain(
         seen.add(fallback)
 
 
-def check_model(
-    source: Source[ModelsSpec] | Source[TeamSpec], loc: Loc, name: str, catalogue: Catalogue, *, key: bool = False
-) -> bool:
+def check_model(source: Source[Spec], loc: Loc, name: str, catalogue: Catalogue, *, key: bool = False) -> bool:
     """Whether models.yaml has the model; reports it if not."""
     if catalogue.names is None or name in catalogue.names:
         return True
@@ -72,9 +68,7 @@ def check_model(
     return False
 
 
-def _check_useful(
-    source: Source[ModelsSpec] | Source[TeamSpec], loc: Loc, name: str, fallback: str, catalogue: Catalogue
-) -> None:
+def _check_useful(source: Source[Spec], loc: Loc, name: str, fallback: str, catalogue: Catalogue) -> None:
     first, second = catalogue.models.get(name), catalogue.models.get(fallback)
     if first and second and not first.endpoints & second.endpoints:
         serves = ", ".join(sorted(first.endpoints))
@@ -84,10 +78,12 @@ def _check_useful(
 def _model(source: Source[ModelsSpec], name: str, spec: ModelSpec) -> Model:
     loc: Loc = ("models", name)
     prices = spec.price.units()
+    # As written: a unit whose price is wrong is an error already, not missing.
+    written = source.names("models", name, "price")
     for index, endpoint in enumerate(spec.endpoints):
         if endpoint not in ENDPOINTS_IN_EFFECT:
             source.warn((*loc, "endpoints", index), f"endpoint {endpoint}: {NO_EFFECT}")
-        missing = [unit for unit in NEEDED.get(endpoint, ()) if unit not in prices]
+        missing = [unit for unit in NEEDED.get(endpoint, ()) if unit not in (written or ())]
         if missing:
             units = " and ".join(missing)
             refused = f"{endpoint} requests will be refused with model_not_priced"

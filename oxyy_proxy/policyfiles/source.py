@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 
 from oxyy_proxy.policyfiles.document import Loc, Value, parse
 from oxyy_proxy.policyfiles.findings import Finding
-from oxyy_proxy.policyfiles.schema import DROPPED, Spec, shown
+from oxyy_proxy.policyfiles.schema import DROPPED, Spec
+from oxyy_proxy.policyfiles.values import shown
 
-SpecT = TypeVar("SpecT", bound=Spec)
+SpecT_co = TypeVar("SpecT_co", bound=Spec, covariant=True)
 
 _KEY = "[key]"
 """How pydantic's locations end when the key of a mapping is at fault, not its value."""
@@ -30,7 +31,7 @@ class Findings:
     warnings: list[Finding] = field(default_factory=list)
 
 
-class Source(Generic[SpecT]):
+class Source(Generic[SpecT_co]):
     """A file while it is checked.
 
     `spec` is the validated file, or what remains of it without the parts that are wrong, so that the rest can be
@@ -38,15 +39,15 @@ class Source(Generic[SpecT]):
     """
 
     def __init__(
-        self, file: str, raw: bytes, kind: type[SpecT], findings: Findings, stand_ins: Mapping[str, Value] | None = None
+        self, file: str, raw: bytes, kind: type[SpecT_co], findings: Findings, *, stand_ins: Mapping[str, Value]
     ) -> None:
         """`stand_ins` take the place of required fields of the file that are wrong or missing."""
         self.file = file
-        self._stand_ins = stand_ins or {}
+        self._stand_ins = stand_ins
         self._findings = findings
         self._document = parse(raw)
         findings.errors += [Finding(file, at.line, at.column, text) for at, text in self._document.problems]
-        self.spec: SpecT | None = self._validated(kind) if self._document.usable else None
+        self.spec: SpecT_co | None = self._validated(kind) if self._document.usable else None
 
     def error(self, loc: Loc, message: str, *, key: bool = False) -> None:
         """Reports the value at `loc`, or its `key`."""
@@ -60,10 +61,11 @@ class Source(Generic[SpecT]):
         """`file:line` of a value, for the message about another one."""
         return f"{self.file}:{self._document.position(loc, of_key=False).line}"
 
-    def names(self, section: str) -> frozenset[str] | None:
-        """The keys of a section as written, valid or not; None if it is no mapping."""
-        data = self._document.data
-        found = data.get(section) if isinstance(data, dict) else None
+    def names(self, *loc: str) -> frozenset[str] | None:
+        """The keys of the mapping at `loc` as written, valid or not; None if there is no mapping."""
+        found: Value = self._document.data
+        for step in loc:
+            found = found.get(step) if isinstance(found, dict) else None
         return frozenset(found) if isinstance(found, dict) else None
 
     def items(self, section: str, name: str) -> frozenset[str] | None:
@@ -78,15 +80,17 @@ class Source(Generic[SpecT]):
         at = self._document.position(loc, of_key=key)
         return Finding(self.file, at.line, at.column, message)
 
-    def _validated(self, kind: type[SpecT]) -> SpecT | None:
+    def _validated(self, kind: type[SpecT_co]) -> SpecT_co | None:
         data = self._document.data
         try:
             return kind.model_validate(data)
         except ValidationError as error:
             details = error.errors(include_url=False)
+        unreadable = {at for at, _ in self._document.problems}
         for detail in details:
             loc, of_key, message = describe(kind, detail)
-            self.error(loc, message, key=of_key)
+            if self._document.position(loc, of_key=of_key) not in unreadable:
+                self.error(loc, message, key=of_key)
         try:
             return kind.model_validate({**self._stand_ins, **_without(data, details, kind)})
         except ValidationError:
@@ -159,25 +163,31 @@ def _bare(kind: Any) -> Any:
 
 
 def _without(data: Value, details: list[ErrorDetails], kind: type[Spec]) -> dict[str, Any]:
-    """A copy of a file's data without what `details` complain about: the unknown field, the item of a list, the entry
-    of an `independent` mapping, or else the whole section."""
+    """A copy of a file's data without what `details` complain about: the unknown field, the smallest `separable` part,
+    or else the whole section."""
     rest: Any = data if isinstance(data, dict) else {}
     for detail in details:
         loc: Loc = detail["loc"]
-        if detail["type"] == "extra_forbidden":
-            rest = _dropped(rest, loc)
-        elif len(loc) > 1 and (isinstance(loc[1], int) or loc[0] in kind.independent):
-            rest = _dropped(rest, loc[:2])
-        elif loc:
-            rest = _dropped(rest, loc[:1])
+        if loc:
+            rest = _dropped(rest, loc if detail["type"] == "extra_forbidden" else loc[: _separable_depth(loc, kind)])
     return cast(dict[str, Any], rest)
+
+
+def _separable_depth(loc: Loc, kind: type[Spec]) -> int:
+    fits = (
+        len(pattern)
+        for pattern in kind.separable
+        if len(pattern) <= len(loc) and all(part in ("*", step) for part, step in zip(pattern, loc, strict=False))
+    )
+    return max(fits, default=1)
 
 
 def _dropped(data: Any, loc: Loc) -> Any:
     first, rest = loc[0], loc[1:]
     if isinstance(data, list):
-        inner = {index: _dropped(item, rest) if rest else DROPPED for index, item in enumerate(data) if index == first}
-        return [inner.get(index, item) for index, item in enumerate(data)]
+        return [
+            item if index != first else _dropped(item, rest) if rest else DROPPED for index, item in enumerate(data)
+        ]
     if not isinstance(data, dict) or first not in data:
         return data
     if rest:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced
-from oxyy_proxy.rules.types import Model, Policy, Principal, Team
+from oxyy_proxy.rules.types import Model, Policy, Principal, Target, Team
+
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MOST_S = 2.0
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
@@ -70,3 +73,18 @@ def callable_models(policy: Policy, team: Team, units_of: dict[str, frozenset[st
         ),
         key=lambda model: model.name,
     )
+
+
+def next_target(targets: Sequence[Target], tried: int, attempts: int, *, ambiguous: bool) -> Target | None:
+    """Who is tried after `tried` attempts, None for nobody. The chain is walked once; a chain of one is tried once more
+    after a definite failure, never after an ambiguous one. `attempts`: upstream calls for one request at most."""
+    if tried >= attempts:
+        return None
+    if tried < len(targets):
+        return targets[tried]
+    return targets[0] if len(targets) == 1 and tried == 1 and not ambiguous else None
+
+
+def backoff_s(tried: int, jitter: float) -> float:
+    """Full jitter: anywhere up to a bound that doubles with each attempt. `jitter` is random in [0, 1)."""
+    return jitter * min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** (tried - 1))

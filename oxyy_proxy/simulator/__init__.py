@@ -12,8 +12,8 @@ so that its bill is a second opinion.
 """
 
 from .bill import BillEntry
-from .faults import FaultError
+from .faults import FaultError, parse_fault
 from .prices import DEFAULT_PRICES, PriceList
 from .server import Simulator
 
-__all__ = ["DEFAULT_PRICES", "BillEntry", "FaultError", "PriceList", "Simulator"]
+__all__ = ["DEFAULT_PRICES", "BillEntry", "FaultError", "PriceList", "Simulator", "parse_fault"]

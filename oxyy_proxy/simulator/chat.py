@@ -80,7 +80,7 @@ def _streamed(head: dict[str, object], choices: list[Choice], usage: Usage, with
         choice = {"index": index, "delta": delta, "finish_reason": finish_reason}
         return event({**head, "choices": [choice], **tail})
 
-    columns = ((chunk(c.index, delta) for delta in c.deltas()) for c in choices)
+    columns = [[chunk(c.index, delta) for delta in c.deltas()] for c in choices]
     events = [one for one in chain.from_iterable(zip_longest(*columns)) if one is not None]
     events += [chunk(c.index, {}, c.finish_reason) for c in choices]
     report = event({**head, "choices": [], "usage": _report(usage)}) if with_usage else b""

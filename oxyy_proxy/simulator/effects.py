@@ -23,7 +23,7 @@ class Parameters:
     headers: Mapping[str, str] = field(default_factory=dict)
     for_s: float | None = None
     after_bytes: int | None = None
-    bytes: int = 1
+    bytes: int = 16
     every_ms: float = 10
 
 
@@ -83,7 +83,7 @@ def _drip(answer: Answer, p: Parameters, pace_s: float) -> Script:
     body = b"".join(answer.pieces)
     steps: list[Step] = []
     for start in range(0, len(body), p.bytes):
-        steps += [Send(body[start : start + p.bytes]), Wait(p.every_ms / 1000)]
+        steps += [Wait(p.every_ms / 1000), Send(body[start : start + p.bytes])]
     return of_steps(answer, steps, len(body))
 
 

@@ -37,7 +37,8 @@ def _of_type(kind: str, schema: Schema, root: object, depth: int) -> object:
         case "object":
             return _object(schema, root, depth)
         case "array":
-            return [example(schema.get("items"), root, depth + 1) for _ in range(min(_int(schema, "minItems", 1), MOST))]
+            length = min(_int(schema, "minItems", 1), MOST)
+            return [example(schema.get("items"), root, depth + 1) for _ in range(length)]
         case "string":
             return "text".ljust(min(_int(schema, "minLength", 0), MOST), "t")
         case "integer" | "number":

@@ -1,0 +1,51 @@
+"""The admin listener: `/metrics`, `/healthz` (alive), `/readyz` (may be sent requests). No authentication: keep it
+inside."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from aiohttp import web
+
+from oxyy_proxy.steps.state import Services
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Admin:
+    """Handles every request of the admin listener."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            return _text(405, "use GET\n", {"Allow": "GET, HEAD"})
+        if request.path == "/metrics":
+            return await self._metrics()
+        if request.path == "/healthz":
+            return _text(200, "alive\n")
+        if request.path == "/readyz":
+            return self._ready()
+        return _text(404, "known: /metrics /healthz /readyz\n")
+
+    async def _metrics(self) -> web.Response:
+        services = self._services
+        policy = services.policies.policy
+        limits = [*policy.limits, *(limit for team in policy.teams.values() for limit in team.limits)]
+        snapshot = await services.ledger.snapshot(limits, services.clock())
+        body = await asyncio.to_thread(services.metrics.render, snapshot)
+        return web.Response(body=body, headers={"Content-Type": _METRICS_TYPE})
+
+    def _ready(self) -> web.Response:
+        """Policies are loaded from before the listener opens; what can be lacking is the ledger, or time."""
+        services = self._services
+        state = {"ledger": "ok" if services.ledger.writable else "not writable", "draining": services.draining}
+        ready = services.ledger.writable and not services.draining
+        body = orjson.dumps({"ready": ready, "policy": services.policies.policy.version, **state})
+        return web.Response(status=200 if ready else 503, body=body, headers={"Content-Type": "application/json"})
+
+
+def _text(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, text=text, headers=headers)

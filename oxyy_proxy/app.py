@@ -1,0 +1,167 @@
+"""The composition root: makes every part, runs them, and stops them in order. The only place that names them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+
+from aiohttp import http_parser
+
+from oxyy_proxy.admin import Admin
+from oxyy_proxy.errors import StartupError
+from oxyy_proxy.ledger.sqlite import SqliteLedger
+from oxyy_proxy.ledger.sqlite_open import open_ledger
+from oxyy_proxy.listener import Listener
+from oxyy_proxy.observe import Log, Metrics
+from oxyy_proxy.policyfiles import Loaded, PolicyInvalid, PolicyStore, load
+from oxyy_proxy.settings import Settings, address
+from oxyy_proxy.steps.exchange import Exchanges
+from oxyy_proxy.steps.state import Services
+from oxyy_proxy.sweep import Sweeper
+from oxyy_proxy.upstream import Upstream
+
+CUT_S = 5.0
+"""How long the streams that are cut at the end of a drain have to settle and say so."""
+
+
+class Proxy:
+    """One proxy process. `start`, then `run` until a signal or `stop`; `stop` may be called at any time after."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Everything up to listening. Raises StartupError, with nothing left running."""
+        settings = self._settings
+        _require_c_parser()
+        org_key = settings.org_key()
+        listen, admin = address(settings.listen), address(settings.admin)
+        loaded = load(settings.policies, time.time())
+        self.log = Log(settings.log_format)
+        self.metrics = Metrics()
+        self.policies = PolicyStore(
+            settings.policies, loaded, on_loaded=self._policy_loaded, on_failed=self._policy_failed
+        )
+        self.ledger = self._open_ledger()
+        sweeper = Sweeper()
+        self.upstream = Upstream(settings.upstream_url, org_key, sweeper)
+        self.services = Services(
+            policies=self.policies,
+            ledger=self.ledger,
+            upstream=self.upstream,
+            sweeper=sweeper,
+            metrics=self.metrics,
+            log=self.log,
+            clock=time.time,
+            entropy=lambda: secrets.token_hex(8),
+            jitter=random.random,
+        )
+        self.public = Listener(Exchanges(self.services).handle)
+        self.admin = Listener(Admin(self.services).handle)
+        try:
+            await self.public.open(*listen)
+            await self.admin.open(*admin)
+        except StartupError:
+            await self._close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(sweeper.run()), loop.create_task(self.policies.watch())]
+        self._policy_loaded(loaded)
+        self.log.event(
+            "ready",
+            listen=self.public.address,
+            admin=self.admin.address,
+            upstream=settings.upstream_url,
+            ledger=settings.ledger,
+            durability=settings.durability,
+            recovered_unresolved=self.ledger.recovered.unresolved,
+            recovered_voided=self.ledger.recovered.voided,
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain and stop. SIGHUP reloads the policies."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._stop.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Not ready, accept nothing more, finish what runs within the policy's `drain`, cut the rest with an error
+        event, settle, checkpoint."""
+        services = self.services
+        services.draining = True
+        drain_s = self.policies.policy.drain_s
+        self.log.event("draining", running=len(services.running), seconds=drain_s)
+        self.public.stop_accepting()
+        await _wait(services.running, drain_s)
+        for task in services.running:
+            task.cancel()
+        cut = len(services.running)
+        await _wait(services.running, CUT_S)
+        await self._close()
+        self.log.event("stopped", cut=cut)
+        self.log.flush()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.public.close()
+        await self.upstream.close()
+        await self.ledger.close()
+        await self.admin.close()
+
+    def _open_ledger(self) -> SqliteLedger:
+        loop = asyncio.get_running_loop()
+
+        def on_defect(error: Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self.log.error, "ledger_failed", error)
+
+        settings = self._settings
+        return open_ledger(settings.ledger, settings.durability, self.metrics.commit_seconds, on_defect)
+
+    def _reload(self) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(self.policies.reload()))
+
+    def _policy_loaded(self, loaded: Loaded) -> None:
+        self.metrics.reload_failed.set(0)
+        self.metrics.policy_loaded(loaded.policy.version)
+        self.log.event("policy_loaded", version=loaded.policy.version, warnings=[str(w) for w in loaded.warnings])
+
+    def _policy_failed(self, invalid: PolicyInvalid) -> None:
+        self.metrics.reload_failed.set(1)
+        self.log.error("policy_invalid", errors=[str(error) for error in invalid.errors])
+
+
+def serve(settings: Settings, started: Callable[[Proxy], None] = lambda _: None) -> None:
+    """Run a proxy to its end. `started` is called once it listens. Raises StartupError."""
+    import uvloop
+
+    async def main() -> None:
+        proxy = Proxy(settings)
+        await proxy.start()
+        started(proxy)
+        await proxy.run()
+
+    uvloop.run(main())
+
+
+async def _wait(running: set[asyncio.Task[object]], seconds: float) -> None:
+    if running:
+        await asyncio.wait(running, timeout=seconds)
+
+
+def _require_c_parser() -> None:
+    """The pure-Python parser of aiohttp is a different, slower and laxer one."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise StartupError("aiohttp was installed without its C parser; install a wheel of it for this platform")

@@ -1,0 +1,38 @@
+"""The ledger's running figures, as /metrics reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from oxyy_proxy.rules.budget import Standing
+
+
+class TotalKey(NamedTuple):
+    """What running totals are kept by."""
+
+    team: str
+    cost_center: str
+    model: str
+    endpoint: str
+
+
+@dataclass(slots=True)
+class Total:
+    """Sums over settled requests since the ledger began. `estimated`: requests whose usage was estimated."""
+
+    cost_nusd: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The ledger's figures at one instant, for /metrics."""
+
+    totals: Mapping[TotalKey, Total]
+    standings: Sequence[Standing]
+    unresolved: int

@@ -1,0 +1,62 @@
+"""Environment and flags -> one frozen record. A flag wins over the environment, the environment over the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from oxyy_proxy.errors import StartupError
+
+
+class Settings(BaseSettings):
+    """What `serve` runs with. Environment: the field's name in capitals behind `OXYY_`."""
+
+    model_config = SettingsConfigDict(env_prefix="OXYY_", frozen=True, extra="ignore", populate_by_name=True)
+
+    upstream_url: str = "https://api.oxyy.ai/v1"
+    policies: Path = Path("policies")
+    ledger: str = "sqlite:///oxyy-ledger.db"
+    listen: str = "127.0.0.1:8080"
+    admin: str = "127.0.0.1:9090"
+    durability: Literal["process", "power"] = "process"
+    log_format: Literal["json", "console"] = "json"
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+
+    def org_key(self) -> str:
+        """The organisation's key, from `OXYY_API_KEY` or the file that `OXYY_API_KEY_FILE` names; never a flag.
+        Raises StartupError."""
+        key = self.api_key.get_secret_value().strip() if self.api_key else ""
+        if not key and self.api_key_file:
+            try:
+                key = self.api_key_file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise StartupError(f"OXYY_API_KEY_FILE {self.api_key_file} cannot be read: {error}") from None
+        if not key:
+            raise StartupError(
+                "no organisation key: set OXYY_API_KEY or OXYY_API_KEY_FILE ('make run' tries the proxy without one)"
+            )
+        if not key.isprintable() or not key.isascii():
+            raise StartupError("the organisation key holds characters that no key has; is the right file named?")
+        return key
+
+
+def read_settings(**flags: Any) -> Settings:
+    """The settings with those flags that were given (not None) on top. Raises StartupError."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as invalid:
+        problem = invalid.errors()[0]
+        name = str(problem["loc"][0])
+        raise StartupError(f"--{name.replace('_', '-')} / OXYY_{name.upper()}: {problem['msg']}") from None
+
+
+def address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPv6]:PORT` in parts. Raises StartupError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise StartupError(f"{text!r} is not an address; use HOST:PORT, such as 127.0.0.1:8080")
+    return host.removeprefix("[").removesuffix("]"), int(port)

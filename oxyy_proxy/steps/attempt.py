@@ -1,0 +1,167 @@
+"""Try the targets of a plan until one answers, under one deadline (DESIGN 7).
+
+An answer that comes whole is read and checked here, and a stream is read up to its first real event, so that a failure
+still moves on: nothing has gone to the client yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from oxyy_proxy.endpoints.base import Answer, Ask, StreamMeter
+from oxyy_proxy.errors import (
+    ProxyError,
+    UpstreamAuth,
+    UpstreamBadResponse,
+    UpstreamErrorAnswer,
+    UpstreamFailure,
+    UpstreamStatus,
+    UpstreamTimeout,
+)
+from oxyy_proxy.ledger.base import AttemptEnd
+from oxyy_proxy.rules.route import backoff_s, next_target
+from oxyy_proxy.rules.types import Retry, Target
+from oxyy_proxy.steps.hold import Hold, attempt_end
+from oxyy_proxy.steps.state import Call, Exchange, Services
+from oxyy_proxy.upstream import UpstreamAnswer
+
+_KEPT_HEADERS = ("Retry-After",)
+"""Of an error of the upstream, beside its Content-Type."""
+
+_AMBIGUOUS_STATUS = frozenset({408, 502, 504})
+"""Statuses by which a gateway on the way says that it gave up waiting: the work may have been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A 200 that was read whole: its bytes, and what they say was consumed."""
+
+    target: Target
+    content_type: str
+    body: bytes
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A 200 whose first event is here: `first` may go to the client, the rest is in `answer`."""
+
+    target: Target
+    content_type: str
+    answer: UpstreamAnswer
+    meter: StreamMeter
+    first: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PassedThrough:
+    """An error of the upstream that is the client's to see, unchanged."""
+
+    target: Target
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str]
+    end: AttemptEnd
+
+
+Answered = Whole | Streaming | PassedThrough
+
+
+async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> Answered:
+    """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
+    plan, retry = call.plan, x.policy.retry
+    loop = asyncio.get_running_loop()
+    deadline = x.started + retry.deadline_s
+    target = plan.targets[0]
+    while True:
+        x.attempts += 1
+        sent = loop.time()
+        try:
+            return await _once(services, x, call, target, deadline - sent)
+        except UpstreamFailure as failure:
+            following = None
+            if failure.retryable:
+                following = next_target(plan.targets, x.attempts, retry.attempts, ambiguous=failure.ambiguous)
+            pause_s = backoff_s(x.attempts, services.jitter())
+            if following is None or loop.time() + pause_s >= deadline:
+                raise
+            await asyncio.sleep(pause_s)
+            try:
+                await hold.next_attempt(attempt_end(failure), following)
+            except ProxyError:  # a cap or the ledger forbids another attempt: this failure is the answer
+                raise failure from None
+            target = following
+        finally:
+            x.upstream_s += loop.time() - sent
+
+
+async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:
+    """One call. Raises UpstreamFailure."""
+    ask, model, retry = call.ask, target.model, x.policy.retry
+    if ask.stream:
+        limit_s, idle_s = _first(model.first_byte_s, retry.first_byte_s), retry.idle_s
+    else:
+        limit_s = idle_s = _first(model.answer_s, retry.answer_s)
+    headers = {"Content-Type": "application/json", "x-request-id": x.request_id, **x.forwarded}
+    answer = None
+    try:
+        async with asyncio.timeout(max(0.0, min(limit_s, left_s))):
+            answer = await services.upstream.post(call.endpoint.path, ask.body_for(model.name), headers, idle_s)
+            answered = await _read(ask, target, answer, retry)
+    except TimeoutError:
+        if answer is not None:
+            answer.close()
+        raise UpstreamTimeout(f"The upstream gave no answer within {min(limit_s, left_s):.0f} s. Retry.") from None
+    except BaseException:
+        if answer is not None:
+            answer.close()
+        raise
+    if not isinstance(answered, Streaming):
+        answer.close()
+    return answered
+
+
+async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry) -> Answered:
+    """What this answer is, as far as it must be read to know. Raises UpstreamFailure."""
+    status, content_type = answer.status, answer.header("Content-Type")
+    if 200 <= status < 300:
+        if ask.stream and content_type.startswith("text/event-stream"):
+            meter, first = await _first_event(answer, ask.meter())
+            return Streaming(target, content_type, answer, meter, first)
+        body = await answer.read()
+        return Whole(target, content_type, body, ask.read(body))
+    if status < 400:
+        raise UpstreamErrorAnswer(f"The upstream answered {status}, which is not an answer. Tell your platform team.")
+    if status in (401, 403):
+        raise UpstreamAuth(
+            "The upstream refused the organisation's key. Retrying is no use; tell your platform team.",
+            headers={"x-should-retry": "false"},
+        )
+    kept = {name: value for name in _KEPT_HEADERS if (value := answer.header(name))}
+    body = await answer.read()
+    if status in retry.on:
+        raise UpstreamStatus(status, content_type, body, {**kept, "x-should-retry": "false"})
+    end = AttemptEnd("ambiguous" if status in _AMBIGUOUS_STATUS else "failed", "status", status)
+    return PassedThrough(target, status, content_type, body, kept, end)
+
+
+async def _first_event(answer: UpstreamAnswer, meter: StreamMeter) -> tuple[StreamMeter, bytes]:
+    """Read up to the first real event: the meter, and what may go to the client. Raises UpstreamErrorAnswer for an
+    error in its place (it costs nothing), UpstreamBadResponse for an end without one (it may)."""
+    out = []
+    while not (meter.started or meter.failure or meter.ended):
+        data = await answer.chunk()
+        if not data:
+            out.append(meter.finish())
+            break
+        out.append(meter.feed(data))
+    if not meter.started:
+        raise meter.failure or UpstreamBadResponse("The upstream's stream ended before it began. Retry.")
+    return meter, b"".join(out)
+
+
+def _first(own: float | None, otherwise: float) -> float:
+    return otherwise if own is None else own

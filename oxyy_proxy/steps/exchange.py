@@ -1,0 +1,223 @@
+"""The way of a request: `Exchange` in, answer out, every step in its place.
+
+parse the head → authenticate → route → read and parse the body → decide → hold → attempt → relay and settle → record
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from aiohttp import web
+
+from oxyy_proxy.endpoints import ENDPOINTS, models
+from oxyy_proxy.endpoints.base import Ask, Endpoint, target
+from oxyy_proxy.errors import (
+    Draining,
+    InternalError,
+    MethodNotAllowed,
+    ProxyError,
+    RequestTooLarge,
+    UnknownUrl,
+    UnsupportedEncoding,
+    UpstreamStatus,
+)
+from oxyy_proxy.observe import Finished
+from oxyy_proxy.reports import team_usage
+from oxyy_proxy.rules.budget import watching
+from oxyy_proxy.rules.requestid import request_id
+from oxyy_proxy.rules.route import chain
+from oxyy_proxy.rules.types import Plan, Principal
+from oxyy_proxy.steps.attempt import attempt
+from oxyy_proxy.steps.authenticate import authenticate
+from oxyy_proxy.steps.hold import Hold
+from oxyy_proxy.steps.relay import answer_headers, relay
+from oxyy_proxy.steps.state import Call, Exchange, Services
+
+PREFIX = "/v1"
+TAG_MAX_CHARS = 64
+CLIENT_ID_MAX_CHARS = 128
+
+_USAGE_PATH = f"{PREFIX}/usage"
+_MODELS_PATH = PREFIX + models.PATH
+_POSTS = {PREFIX + endpoint.path: endpoint for endpoint in ENDPOINTS}
+
+
+class Exchanges:
+    """Handles every request of the public listener."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request, to its end. Never raises but for cancellation by the server."""
+        services = self._services
+        x = self._begin(request)
+        task = asyncio.current_task()
+        assert task is not None
+        services.running.add(task)
+        try:
+            response = await self._answer(x, request)
+        except ProxyError as error:
+            response = _refusal(x, error)
+        except asyncio.CancelledError:
+            if x.committed or not services.draining:
+                raise
+            response = _refusal(x, Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"}))
+        except Exception as error:  # noqa: BLE001 - the client gets an answer of ours, the operator the traceback
+            services.log.error("defect", error, request_id=x.request_id)
+            if x.committed and request.transport is not None:
+                request.transport.abort()  # the answer has begun; it must not look complete
+            response = _refusal(x, InternalError("The proxy failed; its operator has been told. Retry."))
+        finally:
+            services.running.discard(task)
+            self._record(x)
+        if services.draining:
+            response.force_close()
+        return response
+
+    async def _answer(self, x: Exchange, request: web.BaseRequest) -> web.StreamResponse:
+        """The steps, in order."""
+        services, policy = self._services, x.policy
+        if services.draining:
+            raise Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"})
+        principal = authenticate(policy, request.headers.get("Authorization", ""), x.started_at)
+        x.team, x.key_id = principal.team.name, principal.key.id
+        endpoint = _POSTS.get(request.path)
+        if endpoint is None or request.method != "POST":
+            return await self._other_route(x, principal, request)
+        x.endpoint = endpoint.name
+        in_flight = services.metrics.in_flight(endpoint.name)
+        in_flight.inc()
+        try:
+            ask = endpoint.parse(await _read_body(request, endpoint.max_body_bytes))
+            x.stream = ask.stream
+            x.model_requested = ask.model or ""
+            call = _decide(x, principal, endpoint, ask)
+            async with Hold(services, x, call) as hold:
+                answered = await attempt(services, x, call, hold)
+                return await relay(services, x, call, hold, answered, request)
+        finally:
+            in_flight.dec()
+
+    def _begin(self, request: web.BaseRequest) -> Exchange:
+        services, headers = self._services, request.headers
+        now = services.clock()
+        return Exchange(
+            request_id=request_id(now, services.entropy()),
+            started_at=now,
+            started=asyncio.get_running_loop().time(),
+            policy=services.policies.policy,
+            client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
+            tag=headers["x-oxyy-tag"][:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
+            forwarded={name: headers[name] for name in ("Accept", "User-Agent") if name in headers},
+        )
+
+    async def _other_route(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.Response:
+        """What is answered without the upstream: models, usage, and refusals of anything else."""
+        path, method = request.path, request.method
+        get = method == "GET"
+        if path == _MODELS_PATH and get:
+            x.endpoint = models.NAME
+            return _json(x, models.listing(x.policy, principal.team, ENDPOINTS))
+        if path.startswith(_MODELS_PATH + "/") and get:
+            x.endpoint = models.NAME
+            return _json(x, models.single(x.policy, principal.team, ENDPOINTS, path[len(_MODELS_PATH) + 1 :]))
+        if path == _USAGE_PATH and get:
+            x.endpoint = "usage"
+            limits = watching(x.policy, principal)
+            return _json(x, team_usage(principal, await self._services.ledger.standings(limits, x.started_at)))
+        raise _no_route(path, method)
+
+    def _record(self, x: Exchange) -> None:
+        """One record to the metrics and the log."""
+        end = Finished(
+            request_id=x.request_id,
+            client_request_id=x.client_request_id,
+            team=x.team,
+            key_id=x.key_id,
+            endpoint=x.endpoint,
+            model_requested=x.model_requested,
+            model_label=x.model_served or x.model_label,
+            status=x.status,
+            error_code=x.error_code,
+            refused=x.attempts == 0 and x.error_code is not None,
+            stream=x.stream,
+            attempts=x.attempts,
+            usage=x.usage,
+            cost_nusd=x.cost_nusd,
+            duration_s=asyncio.get_running_loop().time() - x.started,
+            first_byte_s=x.first_byte_s,
+            upstream_s=x.upstream_s,
+        )
+        self._services.metrics.finished(end)
+        self._services.log.finished(end)
+
+
+def _decide(x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
+    """Which models may answer, what the worst of each costs, and which limits watch."""
+    requested, chosen = chain(x.policy, principal, endpoint.name, endpoint.units, ask.model)
+    parts = x.policy.part_tokens
+    targets = tuple(target(ask, model, parts) for model in chosen[: x.policy.retry.attempts])
+    x.model_requested, x.model_label = requested, chosen[0].name
+    return Call(principal, endpoint, ask, Plan(requested, targets, watching(x.policy, principal)))
+
+
+async def _read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
+    """The whole body. Raises RequestTooLarge (as soon as it is known) or UnsupportedEncoding."""
+    headers = request.headers
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding("Compressed request bodies are not accepted. Send the body as it is.")
+    announced = request.content_length
+    if announced is not None and announced > limit_bytes:
+        raise _too_large(limit_bytes)
+    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    content = request.content
+    pieces, size = [], 0
+    while piece := await content.readany():
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than {limit_bytes // 2**20} MB, the limit here. Send less at once.")
+
+
+def _no_route(path: str, method: str) -> ProxyError:
+    if path in _POSTS:
+        allow = "POST"
+    elif path in (_MODELS_PATH, _USAGE_PATH) or path.startswith(_MODELS_PATH + "/"):
+        allow = "GET"
+    else:
+        known = ", ".join([*_POSTS, _MODELS_PATH, _USAGE_PATH])
+        return UnknownUrl(f"There is no {path[:100]!a} here. Known: {known}. The base_url ends in {PREFIX}.")
+    return MethodNotAllowed(f"{method[:20]} is not allowed on {path[:100]}; use {allow}.", headers={"Allow": allow})
+
+
+def _json(x: Exchange, value: object) -> web.Response:
+    x.status = 200
+    headers = {**answer_headers(x), "Content-Type": "application/json"}
+    return web.Response(status=200, body=orjson.dumps(value), headers=headers)
+
+
+def _refusal(x: Exchange, error: ProxyError) -> web.Response:
+    """An error as the client gets it: ours, or the upstream's own where every target gave it."""
+    status, content_type, body = error.status, "application/json", error_body(error)
+    if isinstance(error, UpstreamStatus):
+        status, content_type, body = error.upstream_status, error.content_type, error.body
+    x.status = status
+    x.error_code = error.code
+    headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
+    response = web.Response(status=status, body=body, headers=headers)
+    if isinstance(error, RequestTooLarge | UnsupportedEncoding):
+        response.force_close()  # the rest of the body is not wanted
+    return response
+
+
+def error_body(error: ProxyError) -> bytes:
+    """The JSON of an error; anything that is not text in it is escaped, so that this never fails."""
+    return orjson.dumps(error.payload())

@@ -1,0 +1,130 @@
+"""Both ends of a request's spend: reserve on entry, settle exactly once on the way out, whatever the way."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from oxyy_proxy.errors import ProxyError, UpstreamFailure, UpstreamStatus
+from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement, State
+from oxyy_proxy.rules.budget import reservations
+from oxyy_proxy.rules.price import cost_nusd
+from oxyy_proxy.rules.types import Target, Usage
+from oxyy_proxy.steps.state import Call, Exchange, Services
+
+CLIENT_LEFT_STATUS = 499
+"""The status on record where no answer was sent, as nginx logs it."""
+
+_ABANDONED = AttemptEnd("ambiguous", "abandoned")
+
+
+def attempt_end(failure: UpstreamFailure) -> AttemptEnd:
+    """How a failed attempt is recorded."""
+    status = failure.upstream_status if isinstance(failure, UpstreamStatus) else None
+    return AttemptEnd("ambiguous" if failure.ambiguous else "failed", failure.reason, status)
+
+
+class Hold:
+    """`async with Hold(...)`: open on entry; on exit settled, by the block or else for it.
+
+    An upstream failure that leaves the block settles as that failure; anything else that leaves it (cancelled, a
+    defect) leaves the attempt ambiguous. The ledger queues a verb when it is called, so neither can be lost by
+    cancelling this task.
+    """
+
+    def __init__(self, services: Services, exchange: Exchange, call: Call) -> None:
+        self._services = services
+        self._exchange = exchange
+        self._call = call
+        self._target = call.plan.targets[0]
+        self._ambiguous_before = False
+        self._settled = False
+
+    async def __aenter__(self) -> Hold:
+        x, plan, principal = self._exchange, self._call.plan, self._call.principal
+        # Windows and the row's time are of this instant: a body may have taken long to come.
+        now = self._services.clock()
+        opening = Opening(
+            request_id=x.request_id,
+            started_at=now,
+            team=principal.team.name,
+            key_id=principal.key.id,
+            cost_center=principal.team.cost_center,
+            tag=x.tag,
+            endpoint=self._call.endpoint.name,
+            model_requested=plan.model_requested,
+            stream=self._call.ask.stream,
+            reservations=reservations(plan, now),
+            hold_nusd=max(target.worst_nusd for target in plan.targets),
+            first=self._target,
+        )
+        try:
+            x.standings = await self._services.ledger.open(opening)
+        except asyncio.CancelledError:
+            self._settle("voided", CLIENT_LEFT_STATUS, AttemptEnd("failed", "not_sent"), sent=False)
+            raise
+        return self
+
+    async def next_attempt(self, ended: AttemptEnd, following: Target) -> None:
+        """Mark the running attempt as ended and the next as sent. Raises QuotaExceeded, RateLimited (a cap forbids
+        it) or LedgerUnavailable; then nothing more may be sent."""
+        services = self._services
+        await services.ledger.next_attempt(self._exchange.request_id, ended, following, services.clock())
+        services.metrics.attempt(self._target.model.name, ended.outcome)
+        services.metrics.failover(self._target.model.name, following.model.name, ended.reason)
+        self._target = following
+        self._ambiguous_before |= ended.outcome == "ambiguous"
+
+    async def answered(self, usage: Usage, status: int = 200, reason: str = "ok") -> None:
+        """Settle at what `usage` costs with the model that answered; durable on return."""
+        x, model = self._exchange, self._target.model
+        x.usage, x.cost_nusd, x.model_served = usage, cost_nusd(usage, model.prices), model.name
+        await self._durably(self._settle("settled", status, AttemptEnd("answered", reason, 200)))
+
+    async def ended(self, end: AttemptEnd, status: int, error_code: str) -> None:
+        """End without an answer that could be charged: unresolved where it may have cost, else voided."""
+        self._exchange.error_code = error_code
+        await self._durably(self._settle(self._unanswered(end), status, end))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settled:
+            return
+        if isinstance(error, UpstreamFailure):
+            end = attempt_end(error)
+            status = error.upstream_status if isinstance(error, UpstreamStatus) else error.status
+            await self.ended(end, status, error.code)
+        else:
+            self._exchange.error_code = "abandoned"
+            self._settle("unresolved", CLIENT_LEFT_STATUS, _ABANDONED)
+
+    def _unanswered(self, end: AttemptEnd) -> State:
+        return "unresolved" if end.outcome == "ambiguous" or self._ambiguous_before else "voided"
+
+    def _settle(self, state: State, status: int, end: AttemptEnd, *, sent: bool = True) -> asyncio.Future[None]:
+        """Queue the settlement; it happens whether or not anybody waits for it."""
+        self._settled = True
+        x = self._exchange
+        self._services.metrics.attempt(self._target.model.name, end.outcome)
+        settlement = Settlement(
+            request_id=x.request_id,
+            finished_at=self._services.clock(),
+            state=state,
+            status=status,
+            last=end,
+            model_served=x.model_served,
+            usage=x.usage,
+            cost_nusd=x.cost_nusd,
+            error_code=x.error_code,
+            sent=sent,
+        )
+        return asyncio.ensure_future(self._services.ledger.settle(settlement))  # noqa: TID251 - a queued verb
+
+    async def _durably(self, settlement: asyncio.Future[None]) -> None:
+        """Wait for the settlement. One that cannot be written is tried again by the ledger, and until then the row is
+        open with its hold: nothing is lost, so an answer that is paid for still goes to the client."""
+        try:
+            await asyncio.shield(settlement)
+        except ProxyError as error:
+            self._services.log.error("settlement_deferred", request_id=self._exchange.request_id, reason=error.code)

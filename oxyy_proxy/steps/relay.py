@@ -1,0 +1,223 @@
+"""Bytes to the client, a copy to the meter. Owns the commit point: once the answer has begun nothing else is answered.
+
+The settlement is durable before the last byte: before a whole answer, before the `[DONE]` of a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from aiohttp import web
+
+from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
+from oxyy_proxy.ledger.base import AttemptEnd
+from oxyy_proxy.rules.budget import duration, tightest
+from oxyy_proxy.rules.price import usd
+from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
+from oxyy_proxy.steps.hold import Hold, attempt_end
+from oxyy_proxy.steps.state import Call, Exchange, Services
+from oxyy_proxy.sweep import Wait
+
+SERVER = "oxyy-proxy"
+
+
+async def relay(
+    services: Services, x: Exchange, call: Call, hold: Hold, answered: Answered, request: web.BaseRequest
+) -> web.StreamResponse:
+    """Settle and answer; what is returned has been sent, or is about to be."""
+    if isinstance(answered, Whole):
+        return await _whole(x, call, hold, answered)
+    if isinstance(answered, PassedThrough):
+        return await _passed_through(x, hold, answered)
+    try:
+        return await _Stream(services, x, call, hold, answered, request).run()
+    finally:
+        answered.answer.close()
+        x.upstream_s += answered.answer.waited_s
+
+
+async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.Response:
+    usage = answered.answer.usage
+    if usage is None:
+        usage = call.ask.likely_usage(x.policy.part_tokens, answered.answer.output_bytes)
+    await hold.answered(usage)
+    x.status = 200
+    headers = {**answer_headers(x), "Content-Type": answered.content_type, "x-oxyy-cost-usd": usd(x.cost_nusd)}
+    return web.Response(status=200, body=answered.body, headers=headers)
+
+
+async def _passed_through(x: Exchange, hold: Hold, answered: PassedThrough) -> web.Response:
+    await hold.ended(answered.end, answered.status, f"upstream_{answered.status}")
+    x.status = answered.status
+    headers = {**answer_headers(x), **answered.headers, "Content-Type": answered.content_type}
+    return web.Response(status=answered.status, body=answered.body, headers=headers)
+
+
+def answer_headers(x: Exchange) -> dict[str, str]:
+    """The headers of every answer that was held for: who answered, in how many attempts, and what is left."""
+    headers = {"Server": SERVER, "x-request-id": x.request_id}
+    if x.model_served:
+        headers["x-oxyy-model"] = x.model_served
+    if x.attempts:
+        headers["x-oxyy-attempts"] = str(x.attempts)
+    for meter in ("requests", "tokens"):
+        standing = tightest(x.standings, meter)
+        if standing is not None:
+            resets_s = max(0, int(standing.window.end - x.started_at))
+            headers[f"x-ratelimit-limit-{meter}"] = str(standing.limit.cap)
+            headers[f"x-ratelimit-remaining-{meter}"] = str(standing.remaining)
+            headers[f"x-ratelimit-reset-{meter}"] = duration(resets_s)
+    budget = tightest(x.standings, "usd")
+    if budget is not None:
+        headers["x-oxyy-budget-remaining-usd"] = usd(budget.remaining)
+    return headers
+
+
+def error_event(error: ProxyError) -> bytes:
+    """A failure after the commit point, as an event that both SDKs raise."""
+    return b"data: " + orjson.dumps(error.payload()) + b"\n\n"
+
+
+class _Stream:
+    """One stream on its way. The client may leave at any byte; the meter goes on then."""
+
+    def __init__(
+        self,
+        services: Services,
+        x: Exchange,
+        call: Call,
+        hold: Hold,
+        streaming: Streaming,
+        request: web.BaseRequest,
+    ) -> None:
+        self._services = services
+        self._x = x
+        self._call = call
+        self._hold = hold
+        self._streaming = streaming
+        self._request = request
+        self._client_is_there = True
+        x.status = 200
+        x.model_served = streaming.target.model.name
+        headers = {**answer_headers(x), "Content-Type": streaming.content_type, "Cache-Control": "no-cache"}
+        self._response = web.StreamResponse(status=200, headers=headers)
+
+    async def run(self) -> web.StreamResponse:
+        wait = Wait(self._x.policy.retry.idle_s, self._client_stalled)
+        self._services.sweeper.add(wait)
+        try:
+            await self._relay(wait)
+        finally:
+            self._services.sweeper.remove(wait)
+        return self._response
+
+    async def _relay(self, wait: Wait) -> None:
+        """Relay to the end, then settle as what the end was."""
+        meter = self._streaming.meter
+        loop = asyncio.get_running_loop()
+        cut: UpstreamFailure | None = None
+        try:
+            self._x.committed = True
+            await self._commit()
+            self._x.first_byte_s = loop.time() - self._x.started
+            wait.since = loop.time()
+            await self._send(self._streaming.first)
+            wait.since = None
+            while self._client_is_there and not meter.ended:
+                data = await self._streaming.answer.chunk()
+                out = meter.feed(data) if data else meter.finish()
+                if out:
+                    wait.since = loop.time()
+                    await self._send(out)
+                    wait.since = None
+                if not data:
+                    break
+            else:
+                if not meter.ended:
+                    await self._finish_without_client()
+        except UpstreamFailure as failure:
+            cut = failure
+        except asyncio.CancelledError:
+            await self._cut_by_us()
+            if not self._services.draining:
+                raise
+            return
+        finally:
+            wait.since = None
+        await self._settle(cut)
+
+    async def _commit(self) -> None:
+        try:
+            await self._response.prepare(self._request)
+        except ConnectionError:
+            self._client_is_there = False
+
+    async def _send(self, data: bytes) -> None:
+        if not data or not self._client_is_there:
+            return
+        try:
+            await self._response.write(data)
+        except ConnectionError:
+            self._client_is_there = False
+
+    async def _finish_without_client(self) -> None:
+        """The client has left: read on for the usage, within reason."""
+        policy, meter = self._x.policy, self._streaming.meter
+        if policy.on_disconnect == "cancel":
+            return
+        try:
+            async with asyncio.timeout(policy.drain_s):
+                while not meter.ended:
+                    data = await self._streaming.answer.chunk()
+                    if not data:
+                        meter.finish()
+                        raise UpstreamReset("The upstream ended its stream before it was complete.")
+                    meter.feed(data)
+        except TimeoutError:
+            return
+
+    async def _settle(self, cut: UpstreamFailure | None) -> None:
+        """Durable before the last byte. What the upstream said is charged, however the stream ended."""
+        meter = self._streaming.meter
+        if meter.usage is not None:
+            await self._hold.answered(meter.usage, reason="ok" if self._client_is_there else "client_left")
+        elif meter.ended or not (self._client_is_there or cut):
+            await self._estimate("ok" if self._client_is_there else "client_left")
+        else:
+            cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
+            failure = meter.failure or cut
+            await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
+        if cut is not None and meter.failure is None:
+            await self._send(error_event(cut))
+        else:
+            await self._send(meter.farewell)
+        await self._end()
+
+    async def _cut_by_us(self) -> None:
+        """The time to stop is up: charge what was delivered, and say so."""
+        meter = self._streaming.meter
+        self._x.error_code = Draining.code
+        if meter.usage is not None:
+            await self._hold.answered(meter.usage, reason="drained")
+        else:
+            await self._estimate("drained")
+        await self._send(error_event(Draining("The proxy is restarting and cut this stream. Retry.")))
+        await self._end()
+
+    async def _estimate(self, reason: str) -> None:
+        usage = self._call.ask.likely_usage(self._x.policy.part_tokens, self._streaming.meter.output_bytes)
+        await self._hold.answered(usage, reason=reason)
+
+    async def _end(self) -> None:
+        if self._client_is_there:
+            try:
+                await self._response.write_eof()
+            except ConnectionError:
+                self._client_is_there = False
+
+    def _client_stalled(self) -> None:
+        """It has not read for `idle` seconds: its connection is dropped, which ends the write that waits for it."""
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()

@@ -1,0 +1,83 @@
+"""What the steps share: the services of the process, and the state of one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from oxyy_proxy.endpoints.base import Ask, Endpoint
+from oxyy_proxy.ledger.base import Ledger
+from oxyy_proxy.observe import Log, Metrics
+from oxyy_proxy.rules.budget import Standing
+from oxyy_proxy.rules.types import Plan, Policy, Principal, Usage
+from oxyy_proxy.sweep import Sweeper
+from oxyy_proxy.upstream import Upstream
+
+
+class Policies(Protocol):
+    """Where the policy in force is found; a request takes one snapshot and keeps it."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """What lives as long as the process. `clock`: epoch seconds; `entropy`: 16 hex digits; `jitter`: [0, 1)."""
+
+    policies: Policies
+    ledger: Ledger
+    upstream: Upstream
+    sweeper: Sweeper
+    metrics: Metrics
+    log: Log
+    clock: Callable[[], float]
+    entropy: Callable[[], str]
+    jitter: Callable[[], float]
+    draining: bool = False
+    running: set[asyncio.Task[object]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What was decided before anything is spent: who calls what, and which models may answer."""
+
+    principal: Principal
+    endpoint: Endpoint
+    ask: Ask
+    plan: Plan
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request, from its head to the end of its answer, and how it goes. `started_at` is the epoch's time, `started`
+    the loop's. Empty strings stand for what the request did not come to."""
+
+    request_id: str
+    started_at: float
+    started: float
+    policy: Policy
+    client_request_id: str = ""
+    tag: str | None = None
+    forwarded: Mapping[str, str] = field(default_factory=dict)
+    """The client's headers that go upstream: Accept, User-Agent."""
+    team: str = ""
+    key_id: str = ""
+    endpoint: str = ""
+    model_requested: str = ""
+    model_label: str = ""
+    """The model that was to be asked first; from the policy, so fit for a metric's label."""
+    stream: bool = False
+    standings: tuple[Standing, ...] = ()
+    attempts: int = 0
+    model_served: str | None = None
+    status: int = 0
+    error_code: str | None = None
+    usage: Usage | None = None
+    cost_nusd: int = 0
+    first_byte_s: float | None = None
+    upstream_s: float = 0.0
+    committed: bool = False
+    """Whether the answer has begun: nothing else may be answered then."""

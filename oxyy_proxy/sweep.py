@@ -1,0 +1,46 @@
+"""Waits that may not last too long, looked at from time to time: a stream of 64 chunks costs no 64 timers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+SWEEP_EVERY_S = 0.5
+"""How late a wait may be ended."""
+
+
+class Wait:
+    """Something that is waited for again and again. `since` is the loop's time while a wait runs, else None."""
+
+    __slots__ = ("_expire", "limit_s", "since")
+
+    def __init__(self, limit_s: float, expire: Callable[[], None]) -> None:
+        self.limit_s = limit_s
+        self.since: float | None = None
+        self._expire = expire
+
+    def expire(self) -> None:
+        self.since = None
+        self._expire()
+
+
+class Sweeper:
+    """Ends the waits that have lasted longer than their limit. `run` is one task for the whole process."""
+
+    def __init__(self) -> None:
+        self._waits: set[Wait] = set()
+
+    def add(self, wait: Wait) -> None:
+        self._waits.add(wait)
+
+    def remove(self, wait: Wait) -> None:
+        self._waits.discard(wait)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            now = loop.time()
+            for wait in tuple(self._waits):
+                if wait.since is not None and now - wait.since > wait.limit_s:
+                    wait.expire()
