@@ -46,7 +46,7 @@ class ProxyError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
 
     def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -154,6 +154,7 @@ class UpstreamStatus(UpstreamFailure):
 
     def __init__(self, upstream_status: int, content_type: str, body: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(f"The upstream answered {upstream_status}.", headers=headers)
+        self.code = f"upstream_{upstream_status}"  # on record only: the client gets the body
         self.upstream_status = upstream_status
         self.content_type = content_type
         self.body = body

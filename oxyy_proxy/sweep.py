@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 SWEEP_EVERY_S = 0.5
@@ -10,7 +11,7 @@ SWEEP_EVERY_S = 0.5
 
 
 class Wait:
-    """Something that is waited for again and again. `since` is the loop's time while a wait runs, else None."""
+    """Something that is waited for again and again. `since` is `time.monotonic()` while a wait runs, else None."""
 
     __slots__ = ("_expire", "limit_s", "since")
 
@@ -37,10 +38,9 @@ class Sweeper:
         self._waits.discard(wait)
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            now = loop.time()
+            now = time.monotonic()
             for wait in tuple(self._waits):
                 if wait.since is not None and now - wait.since > wait.limit_s:
                     wait.expire()

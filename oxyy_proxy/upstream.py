@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from time import monotonic
 
 import aiohttp
 from yarl import URL
@@ -31,14 +32,13 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 class UpstreamAnswer:
     """The head of an answer, and its body as it comes. `waited_s`: time spent waiting for the body so far."""
 
-    __slots__ = ("_content", "_loop", "_response", "_sweeper", "_timed_out", "_wait", "status", "waited_s")
+    __slots__ = ("_content", "_response", "_sweeper", "_timed_out", "_wait", "status", "waited_s")
 
     def __init__(self, response: aiohttp.ClientResponse, sweeper: Sweeper, idle_s: float) -> None:
         self.status = response.status
         self.waited_s = 0.0
         self._response = response
         self._content = response.content
-        self._loop = asyncio.get_running_loop()
         self._sweeper = sweeper
         self._timed_out = False
         self._wait = Wait(idle_s, self._idle_too_long)
@@ -52,7 +52,7 @@ class UpstreamAnswer:
         """The next bytes of the body as they came; empty at its end. Raises UpstreamReset (cut off), UpstreamTimeout
         (silent for `idle_s`) or UpstreamBadResponse (not HTTP)."""
         wait = self._wait
-        wait.since = started = self._loop.time()
+        wait.since = started = monotonic()
         try:
             return await self._content.readany()
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
@@ -61,7 +61,7 @@ class UpstreamAnswer:
             raise _translated(error) from None
         finally:
             wait.since = None
-            self.waited_s += self._loop.time() - started
+            self.waited_s += monotonic() - started
 
     async def read(self) -> bytes:
         """The whole body. Raises as `chunk` does."""

@@ -315,7 +315,9 @@ class SqliteLedger:
         for before, after in zip(request.postings, postings, strict=True):
             self._book.move(after.counter, held=after.held - before.held, spent=after.spent, users=-1)
         usage = end.usage
-        overrun = end.cost_nusd > request.hold_nusd
+        overrun = end.cost_nusd > request.hold_nusd or any(
+            after.spent > before.held for before, after in zip(request.postings, postings, strict=True)
+        )
         self._end_attempt(end.request_id, request.attempt, end.last, end.finished_at)
         self._db.execute(
             schema.SETTLE_REQUEST,

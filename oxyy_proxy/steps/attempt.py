@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 from oxyy_proxy.endpoints.base import Answer, Ask, StreamMeter
 from oxyy_proxy.errors import (
@@ -73,12 +74,11 @@ Answered = Whole | Streaming | PassedThrough
 async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> Answered:
     """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
     plan, retry = call.plan, x.policy.retry
-    loop = asyncio.get_running_loop()
     deadline = x.started + retry.deadline_s
     target = plan.targets[0]
     while True:
         x.attempts += 1
-        sent = loop.time()
+        sent = monotonic()
         try:
             return await _once(services, x, call, target, deadline - sent)
         except UpstreamFailure as failure:
@@ -86,7 +86,7 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
             if failure.retryable:
                 following = next_target(plan.targets, x.attempts, retry.attempts, ambiguous=failure.ambiguous)
             pause_s = backoff_s(x.attempts, services.jitter())
-            if following is None or loop.time() + pause_s >= deadline:
+            if following is None or monotonic() + pause_s >= deadline:
                 raise
             await asyncio.sleep(pause_s)
             try:
@@ -95,7 +95,7 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
                 raise failure from None
             target = following
         finally:
-            x.upstream_s += loop.time() - sent
+            x.upstream_s += monotonic() - sent
 
 
 async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:

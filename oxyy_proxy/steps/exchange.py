@@ -6,6 +6,7 @@ parse the head → authenticate → route → read and parse the body → decide
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import orjson
 from aiohttp import web
@@ -106,7 +107,7 @@ class Exchanges:
         return Exchange(
             request_id=request_id(now, services.entropy()),
             started_at=now,
-            started=asyncio.get_running_loop().time(),
+            started=monotonic(),
             policy=services.policies.policy,
             client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
             tag=headers["x-oxyy-tag"][:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
@@ -146,7 +147,7 @@ class Exchanges:
             attempts=x.attempts,
             usage=x.usage,
             cost_nusd=x.cost_nusd,
-            duration_s=asyncio.get_running_loop().time() - x.started,
+            duration_s=monotonic() - x.started,
             first_byte_s=x.first_byte_s,
             upstream_s=x.upstream_s,
         )

@@ -6,6 +6,7 @@ The settlement is durable before the last byte: before a whole answer, before th
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import orjson
 from aiohttp import web
@@ -115,20 +116,19 @@ class _Stream:
     async def _relay(self, wait: Wait) -> None:
         """Relay to the end, then settle as what the end was."""
         meter = self._streaming.meter
-        loop = asyncio.get_running_loop()
         cut: UpstreamFailure | None = None
         try:
             self._x.committed = True
             await self._commit()
-            self._x.first_byte_s = loop.time() - self._x.started
-            wait.since = loop.time()
+            self._x.first_byte_s = monotonic() - self._x.started
+            wait.since = monotonic()
             await self._send(self._streaming.first)
             wait.since = None
             while self._client_is_there and not meter.ended:
                 data = await self._streaming.answer.chunk()
                 out = meter.feed(data) if data else meter.finish()
                 if out:
-                    wait.since = loop.time()
+                    wait.since = monotonic()
                     await self._send(out)
                     wait.since = None
                 if not data:

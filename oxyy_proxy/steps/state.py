@@ -53,7 +53,8 @@ class Call:
 @dataclass(slots=True)
 class Exchange:
     """One request, from its head to the end of its answer, and how it goes. `started_at` is the epoch's time, `started`
-    the loop's. Empty strings stand for what the request did not come to."""
+    `time.monotonic()`'s, which is finer than uvloop's milliseconds. Empty strings stand for what the request did not
+    come to."""
 
     request_id: str
     started_at: float

@@ -1,0 +1,188 @@
+"""Reads of a SQLite ledger beside a live proxy, or without one: read-only, so that the proxy stays its one writer."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiosqlite
+
+from oxyy_proxy.errors import StartupError
+from oxyy_proxy.ledger.schema import APPLICATION_ID, MIGRATIONS
+from oxyy_proxy.ledger.sqlite_open import ledger_path
+from oxyy_proxy.rules.requestid import first_id_at
+
+DIMENSIONS = {
+    "team": "team",
+    "key": "key_id",
+    "cost_center": "cost_center",
+    "tag": "coalesce(tag, '')",
+    "endpoint": "endpoint",
+    "model": "coalesce(model_served, model_requested)",
+    "state": "state",
+    "day": "substr(started_at, 1, 10)",
+    "month": "substr(started_at, 1, 7)",
+}
+"""What spend may be grouped by -> its expression on the view `usage`; days and months are UTC's."""
+
+
+class Spend(NamedTuple):
+    """One row of a report: the values of the dimensions, and sums."""
+
+    group: tuple[str, ...]
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost_nusd: int
+    unresolved_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """One promise about the ledger, and what breaks it: a query whose every row is a violation."""
+
+    promise: str
+    query: str
+
+
+INVARIANTS = (
+    Invariant(
+        "held and spent of each counter equal what its requests have on it",
+        """
+        WITH posted AS (
+            SELECT json_extract(p.value, '$[0]') AS id, sum(json_extract(p.value, '$[1]')) AS held,
+                   sum(json_extract(p.value, '$[2]')) AS spent
+            FROM requests, json_each(requests.postings) AS p GROUP BY 1
+        )
+        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': held ' || c.held || ', rows say '
+               || coalesce(posted.held, 0) || '; spent ' || c.spent || ', rows say '
+               || (c.opening + coalesce(posted.spent, 0))
+        FROM counters AS c LEFT JOIN posted USING (id)
+        WHERE c.held <> coalesce(posted.held, 0) OR c.spent <> c.opening + coalesce(posted.spent, 0)""",
+    ),
+    Invariant(
+        "spent + held never passes a cap, overruns apart",
+        """
+        WITH overruns AS (
+            SELECT json_extract(p.value, '$[0]') AS id, sum(json_extract(p.value, '$[2]')) AS spent
+            FROM requests, json_each(requests.postings) AS p WHERE overrun GROUP BY 1
+        )
+        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': ' || (c.spent + c.held)
+               || ' of ' || c.cap
+        FROM counters AS c LEFT JOIN overruns USING (id)
+        WHERE c.spent + c.held - coalesce(overruns.spent, 0) > max(c.cap, c.opening)""",
+    ),
+    Invariant(
+        "totals equal the settled rows",
+        """
+        SELECT team || ' ' || model || ' ' || endpoint || ': rows minus totals is ' || sum(cost) || ' nano-USD, '
+               || sum(input) || ' + ' || sum(output) || ' tokens'
+        FROM (
+            SELECT team, cost_center, model_served AS model, endpoint, cost_nusd AS cost, input_tokens AS input,
+                   output_tokens AS output
+            FROM requests WHERE state = 'settled'
+            UNION ALL
+            SELECT team, cost_center, model, endpoint, -cost_nusd, -input_tokens, -output_tokens FROM totals
+        )
+        GROUP BY team, cost_center, model, endpoint
+        HAVING sum(cost) <> 0 OR sum(input) <> 0 OR sum(output) <> 0""",
+    ),
+    Invariant(
+        "only settled requests cost, and an ended request has an end",
+        """
+        SELECT request_id || ': ' || state || ' with cost ' || cost_nusd FROM requests
+        WHERE (state <> 'settled' AND cost_nusd <> 0) OR (state <> 'open' AND finished_ms IS NULL)""",
+    ),
+    Invariant(
+        "what a request may still cost is the sum of its ambiguous attempts",
+        """
+        SELECT r.request_id || ': ' || r.unresolved_nusd || ', attempts say ' || coalesce(sum(a.worst_nusd), 0)
+        FROM requests AS r LEFT JOIN attempts AS a ON a.request_id = r.request_id AND a.outcome = 'ambiguous'
+        WHERE r.state <> 'open' GROUP BY r.request_id HAVING r.unresolved_nusd <> coalesce(sum(a.worst_nusd), 0)""",
+    ),
+    Invariant(
+        "every request has its attempts",
+        """
+        SELECT r.request_id || ': ' || r.attempts || ', rows say ' || count(a.n)
+        FROM requests AS r LEFT JOIN attempts AS a USING (request_id)
+        GROUP BY r.request_id HAVING r.attempts <> count(a.n) AND r.state <> 'voided'""",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check of a ledger found: broken promises, each with its first violations; rows looked at; overruns."""
+
+    broken: tuple[str, ...]
+    requests: int
+    unresolved: int
+    open: int
+    overruns: int
+
+
+async def read_spend(
+    url: str, by: Sequence[str], since: datetime | None = None, until: datetime | None = None
+) -> list[Spend]:
+    """Sums by the named DIMENSIONS over requests that started in [since, until), dearest first. Raises StartupError."""
+    columns = [DIMENSIONS[name] for name in by]
+    where, bounds = _between(since, until)
+    group = f"GROUP BY {', '.join(str(n + 1) for n in range(len(columns)))}" if columns else ""
+    query = f"""
+        SELECT {"".join(f"{column}, " for column in columns)} count(*), coalesce(sum(input_tokens), 0),
+               coalesce(sum(cached_input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nusd), 0),
+               coalesce(sum(unresolved_nusd), 0)
+        FROM usage {where} {group} ORDER BY {len(columns) + 5} DESC, 1"""
+    async with _reading(url) as db:
+        rows = await db.execute_fetchall(query, bounds)
+    return [Spend(tuple(map(str, row[: len(by)])), *row[len(by) :]) for row in rows]
+
+
+async def verify(url: str, shown: int = 5) -> Verdict:
+    """Check every invariant on one snapshot of the ledger. `shown`: violations named of each. Raises StartupError."""
+    broken = []
+    async with _reading(url) as db:
+        await db.execute("BEGIN")
+        for invariant in INVARIANTS:
+            rows = list(await db.execute_fetchall(invariant.query))
+            broken += [f"{invariant.promise}: {row[0]}" for row in rows[:shown]]
+            if len(rows) > shown:
+                broken.append(f"{invariant.promise}: … and {len(rows) - shown} more")
+        figures = await db.execute_fetchall(
+            "SELECT count(*), coalesce(sum(state = 'unresolved'), 0), coalesce(sum(state = 'open'), 0),"
+            " coalesce(sum(overrun), 0) FROM requests"
+        )
+    return Verdict(tuple(broken), *next(iter(figures)))
+
+
+def _between(since: datetime | None, until: datetime | None) -> tuple[str, tuple[Any, ...]]:
+    """A condition that the primary key narrows: ids are in the order of time."""
+    conditions, bounds = [], []
+    for bound, operator in ((since, ">="), (until, "<")):
+        if bound is not None:
+            conditions.append(f"request_id {operator} ?")
+            bounds.append(first_id_at(int(bound.astimezone(UTC).timestamp())))
+    return ("WHERE " + " AND ".join(conditions) if conditions else "", tuple(bounds))
+
+
+@asynccontextmanager
+async def _reading(url: str) -> AsyncIterator[aiosqlite.Connection]:
+    path = ledger_path(url)
+    if not path.exists():
+        raise StartupError(f"there is no ledger {path}; name it with --ledger sqlite:///FILE")
+    try:
+        async with aiosqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True) as db:
+            await db.execute("PRAGMA query_only = 1")
+            (found,) = await db.execute_fetchall("SELECT (SELECT * FROM pragma_application_id)")
+            (version,) = await db.execute_fetchall("SELECT (SELECT * FROM pragma_user_version)")
+            if found[0] != APPLICATION_ID or version[0] > len(MIGRATIONS):
+                raise StartupError(f"{path} is not an oxyy-proxy ledger of this version")
+            yield db
+    except sqlite3.Error as error:
+        raise StartupError(f"the ledger {path} cannot be read: {error}") from None
