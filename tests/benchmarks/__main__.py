@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, plan: Plan, stage: Stage) -> report.Res
     """Runs the parts that were asked for."""
     names = [name for name in options.targets if name != NGINX or nginx()]
     workloads = [workload for workload in WORKLOADS if workload.name in options.only]
-    steps = sum(len(workload.seconds) for workload in workloads) * (plan.rounds + 1)
+    steps = sum(len(workload.seconds) for workload in workloads) * len(plan.numbers)
     steps += sum(len(names) for part in ("memory", "ready") if part in options.only)
     with Progress(steps) as step:
         rounds = measure_rounds(stage, workloads, [DIRECT, *names], plan, KEY, step) if workloads else Rounds()

@@ -55,6 +55,8 @@ class Pinned:
         cls, name: str, command: Sequence[str], core: int, folder: Path, environment: Mapping[str, str] | None = None
     ) -> Pinned:
         log = folder / f"{name}.log"
+        # The proxy's own settings in the caller's environment would change what is measured.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OXYY_")}
         with log.open("ab") as out:
             began = time.perf_counter()
             popen = subprocess.Popen(
@@ -63,7 +65,7 @@ class Pinned:
                 stdout=out,
                 stderr=out,
                 cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                env={**inherited, **(environment or {})},
                 preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             )
         return cls(name, popen, log, began)

@@ -59,7 +59,7 @@ class Check:
         return self.value <= self.limit
 
     def __str__(self) -> str:
-        figure = f"{self.value:.0f}" if self.value >= 10 else f"{self.value:.2f}"
+        figure = f"{self.value:.1f}" if self.value >= 10 else f"{self.value:.2f}"
         return f"{self.title} {figure}{self.unit} (≤ {self.limit:g}{self.unit}) {'ok' if self.met else 'MISSED'}"
 
 

@@ -43,9 +43,14 @@ class Plan:
     memory_wait_s: float
     starts: int
 
+    @property
+    def numbers(self) -> range:
+        """The rounds; 0 is the warm-up."""
+        return range(0 if self.warm_up_s else 1, self.rounds + 1)
+
 
 FULL = Plan(rounds=7, phase_scale=1.0, warm_up_s=0.3, streams=1000, memory_wait_s=2.5, starts=5)
-QUICK = Plan(rounds=1, phase_scale=0.25, warm_up_s=0.05, streams=1000, memory_wait_s=0.5, starts=1)
+QUICK = Plan(rounds=1, phase_scale=0.2, warm_up_s=0.0, streams=1000, memory_wait_s=0.4, starts=1)
 
 
 @dataclass(slots=True)
@@ -93,7 +98,7 @@ def measure_rounds(
             running.callback(target.stop)
         for workload in workloads:
             for connections, seconds in workload.seconds:
-                for number in range(plan.rounds + 1):
+                for number in plan.numbers:
                     warm_up = number == 0
                     step(f"{workload.title} ×{connections}: {f'round {number}' if number else 'warm-up'}")
                     for target in targets if number % 2 else reversed(targets):
