@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 from watchfiles import awatch
@@ -14,9 +15,10 @@ from oxyy_proxy.policyfiles.loading import load_files
 from oxyy_proxy.rules.types import Policy
 
 LOOK_EVERY_S = 30.0
-"""Some file systems report no changes, and a folder that is itself a symlink may be pointed elsewhere: look anyway."""
+"""Some file systems report no changes: look anyway."""
 
 TICK_MS = 1000
+"""How soon it shows that the folder, or what a symlink in its place points to, is another one now."""
 
 MAX_ROUNDS = 10
 """How often a load is repeated because the folder changed under it, before the next event has to do."""
@@ -53,24 +55,28 @@ class PolicyStore:
             await self._load(await asyncio.to_thread(read_folder, self._folder))
 
     async def watch(self) -> None:
-        """Reloads whenever the content of the folder changes, until cancelled."""
+        """Reloads whenever the content of the folder changes, until cancelled; follows a folder that is replaced."""
         while True:
+            folder = await asyncio.to_thread(_identity, self._folder)
             await self._look()
             try:
-                await self._follow()
+                await self._follow(folder)
             except OSError:
                 # The folder is gone, or the system has no watches left: look from time to time instead.
                 await asyncio.sleep(self._look_every_s)
 
-    async def _follow(self) -> None:
+    async def _follow(self, folder: tuple[int, int] | None) -> None:
         # The directory, not its files: a file's watch dies with the inode that an editor or a ConfigMap replaces.
         changes = awatch(self._folder, watch_filter=None, step=50, rust_timeout=TICK_MS, yield_on_timeout=True)
         ticks, ticks_per_look = 0, max(1, int(self._look_every_s * 1000) // TICK_MS)
-        async for changed in changes:
-            # The first tick catches what was edited before the watch began.
-            if changed or ticks % ticks_per_look == 0:
-                await self._look()
-            ticks += not changed
+        async with aclosing(changes):
+            async for changed in changes:
+                # The first tick catches what was edited before the watch began.
+                if changed or ticks % ticks_per_look == 0:
+                    await self._look()
+                ticks += not changed
+                if await asyncio.to_thread(_identity, self._folder) != folder:
+                    return
 
     async def _look(self) -> None:
         async with self._lock:
@@ -92,6 +98,14 @@ class PolicyStore:
         else:
             self.policy = outcome.policy
             self._on_loaded(outcome)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _attempt(files: Folder) -> Loaded | PolicyInvalid:

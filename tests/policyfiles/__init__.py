@@ -1,0 +1,1 @@
+"""Policy files: what loads, what does not and where, and reloading."""

@@ -1,0 +1,251 @@
+"""Valid folders, and the policy that comes out of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from oxyy_proxy.policyfiles import load
+from oxyy_proxy.rules.types import Limit, PartTokens, Price, Retry
+from tests.policyfiles.conftest import VALID, Write, sha
+
+EXAMPLE = Path(__file__).parents[2] / "policies"
+
+DESIGN_GATEWAY = """\
+version: 1
+timezone: UTC
+limits:                                  # over all teams together
+  - {meter: usd, per: month, cap: 50000}
+retry:
+  on: [500, 503]
+  attempts: 3                            # upstream calls for one request, fallbacks included
+  deadline: 600s                         # one deadline over the whole chain
+  first_byte: 60s                        # per attempt, streams
+  answer: 300s                           # per attempt, answers that come whole
+  idle: 60s                              # between bytes of a stream
+  budget_percent: 20                     # retries as a share of requests, see 7
+breaker: {failures: 5, window: 30s, open_for: 15s}
+on_disconnect: drain                     # or cancel
+drain: 30s
+"""
+
+DESIGN_MODELS = """\
+version: 1
+models:
+  gpt-5:
+    endpoints: [chat]
+    price: {input: 1.25, cached_input: 0.125, output: 10.00}   # USD per 1M tokens
+    max_output_tokens: 16384
+    fallbacks: [gpt-5-mini, claude-opus-4.6]
+  gpt-5-mini: {endpoints: [chat], price: {input: 0.25, output: 2}}
+  claude-opus-4.6: {endpoints: [chat], price: {input: 5, output: 25}}
+  text-embedding-3-large: {endpoints: [embeddings], price: {input: 0.13}}
+  dall-e-3:
+    endpoints: [images]
+    price: {image: {default: 0.04, "1024x1792": 0.08, "hd:1024x1024": 0.08}}   # per image
+  veo-3:
+    endpoints: [videos]
+    price: {video_second: {default: 0.40, 1080p: 0.50}}                        # per second
+    default_seconds: 4
+    max_seconds: 60
+  tts-1-hd: {endpoints: [speech], price: {character: 30.00}}                   # USD per 1M characters
+  whisper-1: {endpoints: [transcriptions], price: {audio_minute: 0.006}}       # per minute
+aliases: {fast: gpt-5-mini}
+default_models: {images: dall-e-3}
+"""
+
+DESIGN_TEAM = f"""\
+version: 1
+team: search
+cost_center: CC-1042
+keys:
+  - {{id: search-prod, sha256: "{sha("search-prod").upper()}", expires: 2027-06-30}}
+models:
+  allow: [gpt-5, gpt-5-mini, "claude-*", "text-embedding-3-*"]   # nothing is allowed that is not named
+  deny: ["*-preview"]                                            # deny wins
+limits:
+  - {{meter: usd, per: month, cap: 5000, timezone: Europe/Berlin}}
+  - {{meter: usd, per: day, cap: 50, models: ["veo-*"]}}
+  - {{meter: tokens, per: minute, cap: 400000}}
+  - {{meter: requests, per: minute, cap: 600}}
+  - {{meter: concurrent, cap: 64}}
+  - {{meter: usd, per: month, cap: 800, key: search-prod}}
+fallbacks: {{gpt-5: [gpt-5-mini]}}         # this team's chain; [] turns failover off
+mode: enforce                            # or shadow
+"""
+
+DESIGN = {"gateway.yaml": DESIGN_GATEWAY, "models.yaml": DESIGN_MODELS, "teams/search.yaml": DESIGN_TEAM}
+
+
+def test_the_example_folder_loads_without_errors_or_warnings() -> None:
+    loaded = load(EXAMPLE, now=datetime(2026, 11, 1, tzinfo=UTC).timestamp())
+    assert loaded.warnings == ()
+    assert set(loaded.policy.teams) == {"search", "support"}
+    assert loaded.policy.keys[sha("example-key-search-prod")].team.name == "search"
+    assert loaded.policy.keys[sha("example-key-support-prod")].key.id == "support-prod"
+
+
+def test_the_example_folder_has_a_limit_of_each_meter_in_each_team() -> None:
+    policy = load(EXAMPLE).policy
+    for team in policy.teams.values():
+        assert {limit.meter for limit in team.limits} == {"usd", "tokens", "requests", "concurrent"}
+
+
+def test_the_whole_schema_is_accepted_and_what_has_no_effect_yet_is_warned_of(write: Write) -> None:
+    loaded = load(write(DESIGN))
+    no_effect = "accepted, but has no effect in this version"
+    assert [str(warning) for warning in loaded.warnings] == [
+        f"gateway.yaml:12:3: budget_percent: {no_effect}",
+        f"gateway.yaml:13:1: breaker: {no_effect}",
+        f"models.yaml:12:17: endpoint images: {no_effect}",
+        f"models.yaml:13:13: price unit image: {no_effect}",
+        f"models.yaml:15:17: endpoint videos: {no_effect}",
+        f"models.yaml:16:13: price unit video_second: {no_effect}",
+        f"models.yaml:19:26: endpoint speech: {no_effect}",
+        f"models.yaml:19:43: price unit character: {no_effect}",
+        f"models.yaml:20:27: endpoint transcriptions: {no_effect}",
+        f"models.yaml:20:52: price unit audio_minute: {no_effect}",
+    ]
+
+
+def test_prices_are_nano_usd_per_million_units(write: Write) -> None:
+    models = load(write(DESIGN)).policy.models
+    assert models["gpt-5"].prices == {
+        "input": Price(1_250_000_000),
+        "cached_input": Price(125_000_000),
+        "output": Price(10_000_000_000),
+    }
+    assert models["dall-e-3"].prices["image"] == Price(
+        40_000_000_000_000, {"1024x1792": 80_000_000_000_000, "hd:1024x1024": 80_000_000_000_000}
+    )
+    assert models["veo-3"].prices["video_second"].variants == {"1080p": 500_000_000_000_000}
+    assert models["whisper-1"].prices["audio_minute"] == Price(6_000_000_000_000)
+    assert models["tts-1-hd"].prices["character"] == Price(30_000_000_000)
+
+
+def test_the_gateway_and_its_defaults(write: Write) -> None:
+    policy = load(write(DESIGN)).policy
+    assert policy.retry == Retry(frozenset({500, 503}), 3, 600.0, 60.0, 300.0, 60.0)
+    assert (policy.on_disconnect, policy.drain_s) == ("drain", 30.0)
+    assert policy.limits == (Limit("organisation usd/month", "usd", "month", 50_000 * 10**9, ZoneInfo("UTC")),)
+    assert policy.default_models == {"images": "dall-e-3"}
+    empty = load(write({"gateway.yaml": ""})).policy
+    assert (empty.retry, empty.on_disconnect, empty.drain_s, empty.limits) == (Retry(), "drain", 30.0, ())
+    assert empty.part_tokens == PartTokens()
+
+
+def test_a_team_and_the_ids_of_its_limits(write: Write) -> None:
+    policy = load(write(DESIGN)).policy
+    team = policy.teams["search"]
+    assert (team.name, team.cost_center, team.fallbacks) == ("search", "CC-1042", {"gpt-5": ("gpt-5-mini",)})
+    assert (team.allow[0], team.deny) == ("gpt-5", ("*-preview",))
+    assert [limit.id for limit in team.limits] == [
+        "search usd/month",
+        "search usd/day models=veo-*",
+        "search tokens/minute",
+        "search requests/minute",
+        "search concurrent",
+        "search usd/month key=search-prod",
+    ]
+    assert team.limits[0].zone == ZoneInfo("Europe/Berlin")
+    assert team.limits[1].zone == ZoneInfo("UTC")
+    assert [limit.cap for limit in team.limits] == [5000 * 10**9, 50 * 10**9, 400_000, 600, 64, 800 * 10**9]
+    assert policy.keys[sha("search-prod")].team is team
+
+
+def limited(limit: str) -> dict[str, str]:
+    return {"teams/search.yaml": VALID["teams/search.yaml"] + f"limits: [{limit}]\n"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{meter: usd, per: day, cap: 5}", "{meter: usd, per: day, cap: 7.5}"),
+        ("{meter: usd, per: day, cap: 5}", "{meter: usd, per: day, cap: 5, timezone: Asia/Tokyo}"),
+        (
+            "{meter: usd, per: day, cap: 5, models: [ada, 'gpt*']}",
+            "{cap: 5, models: ['gpt*', ada], per: day, meter: usd}",
+        ),
+    ],
+)
+def test_what_is_spent_survives_a_change_that_leaves_what_is_counted(write: Write, before: str, after: str) -> None:
+    ids = [load(write(limited(limit))).policy.teams["search"].limits[0].id for limit in (before, after)]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("expires", ["2027-06-30", "'2027-06-30'"])
+@pytest.mark.parametrize(
+    ("zone", "ends"),
+    [("UTC", "2027-07-01T00:00:00+00:00"), ("America/New_York", "2027-07-01T00:00:00-04:00")],
+)
+def test_a_key_works_through_its_last_day_in_the_gateways_zone(
+    write: Write, expires: str, zone: str, ends: str
+) -> None:
+    team = VALID["teams/search.yaml"].replace("}\nmodels", f", expires: {expires}}}\nmodels")
+    policy = load(write({"gateway.yaml": f"timezone: {zone}\n", "teams/search.yaml": team})).policy
+    assert policy.keys[sha("prod")].key.expires_at == datetime.fromisoformat(ends).timestamp()
+
+
+def test_an_expired_key_is_warned_of_when_the_time_is_known(write: Write) -> None:
+    team = VALID["teams/search.yaml"].replace("}\nmodels", ", expires: 2027-06-30}\nmodels")
+    folder = write({"teams/search.yaml": team})
+    ends = datetime(2027, 7, 1, tzinfo=UTC).timestamp()
+    assert load(folder).warnings == load(folder, now=ends - 1).warnings == ()
+    (warning,) = load(folder, now=ends).warnings
+    assert str(warning) == "teams/search.yaml:4:101: the key 'prod' has expired; it is refused"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("500ms", 0.5), ("60s", 60), ("1.5m", 90), ("2h", 7200), ("45", 45), ("0.25", 0.25)]
+)
+def test_times_have_units_or_are_seconds(write: Write, written: str, seconds: float) -> None:
+    models = VALID["models.yaml"].replace("[embeddings],", f"[embeddings], first_byte: {written}, answer: {written},")
+    folder = write({"gateway.yaml": f"retry: {{idle: {written}}}\ndrain: {written}\n", "models.yaml": models})
+    policy = load(folder).policy
+    assert policy.retry.idle_s == policy.drain_s == seconds
+    assert policy.models["ada"].first_byte_s == policy.models["ada"].answer_s == seconds
+
+
+def test_figures_for_parts_and_the_way_of_a_disconnect_are_taken(write: Write) -> None:
+    folder = write(
+        {
+            "gateway.yaml": "on_disconnect: cancel\ndrain: 0s\nretry: {on: [429, 500]}\n",
+            "models.yaml": VALID["models.yaml"] + "part_tokens: {image: 5, audio: 6}\n",
+        }
+    )
+    policy = load(folder).policy
+    assert policy.part_tokens == PartTokens(image=5, audio=6, file=20000)
+    assert (policy.on_disconnect, policy.drain_s, sorted(policy.retry.on)) == ("cancel", 0.0, [429, 500])
+
+
+def test_text_stays_text_and_true_is_the_only_true(write: Write) -> None:
+    team = VALID["teams/search.yaml"].replace("version: 1\n", "version: 1\ncost_center: no\n", 1)
+    assert load(write({"teams/search.yaml": team})).policy.teams["search"].cost_center == "no"
+
+
+def test_anchors_and_merges_stand_for_what_they_name(write: Write) -> None:
+    models = (
+        "models:\n"
+        "  gpt-5: &chat {endpoints: [chat], price: {input: 1, output: 2}}\n"
+        "  gpt-5-mini: {<<: *chat, max_output_tokens: 7}\n"
+    )
+    policy = load(write({"models.yaml": models})).policy
+    assert policy.models["gpt-5-mini"].prices == policy.models["gpt-5"].prices
+    assert policy.models["gpt-5-mini"].max_output_tokens == 7
+
+
+def test_the_version_follows_names_and_bytes_and_nothing_else(write: Write) -> None:
+    folder = write({})
+    first = load(folder).policy.version
+    (folder / "README.md").write_text("not a policy")
+    (folder / "teams" / ".#search.yaml").write_text("a lock of an editor")
+    (folder / "teams" / "search.yaml~").write_text("a backup")
+    assert load(folder).policy.version == first
+    assert len(first) == 12
+    (folder / "gateway.yaml").write_text("version: 1 \n")
+    second = load(folder).policy.version
+    (folder / "gateway.yaml").rename(folder / "gateway.yml")
+    assert len({first, second, load(folder).policy.version}) == 3
