@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
-import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Proxy:
             metrics=self.metrics,
             log=self.log,
             clock=time.time,
-            entropy=lambda: secrets.token_hex(8),
+            entropy=lambda: f"{random.getrandbits(64):016x}",  # ids must differ, not be secret
             jitter=random.random,
         )
         self.public = Listener(Exchanges(self.services).handle)
@@ -150,6 +150,10 @@ def serve(settings: Settings, started: Callable[[Proxy], None] = lambda _: None)
     async def main() -> None:
         proxy = Proxy(settings)
         await proxy.start()
+        # What is alive now stays: it need not be looked at again whenever garbage is collected.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         started(proxy)
         await proxy.run()
 

@@ -32,6 +32,14 @@ class _Connection(web.RequestHandler):
 
     __slots__ = ()
 
+    def close(self) -> None:
+        """Take no further request. One that waits for a request is closed at once: aiohttp would leave it open and
+        deaf, and the client's next request would hang on it."""
+        waits = self._waiter is not None and not self._waiter.done()
+        super().close()
+        if waits:
+            self.force_close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -76,8 +84,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         try:
             self._listening = await loop.create_server(self._server, host, port, backlog=BACKLOG)
-        except OSError as error:
-            reason = "the port is in use" if "in use" in str(error) else error.strerror or str(error)
+        except (OSError, UnicodeError) as error:  # the latter for a host that no name can be
+            reason = "the port is in use" if "in use" in str(error) else getattr(error, "strerror", None) or str(error)
             raise StartupError(
                 f"cannot listen on {host}:{port}: {reason}; choose another with --listen / --admin"
             ) from None

@@ -7,14 +7,14 @@ Label values come from policy files only, never from a request. Prompts, answers
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 import orjson
 import structlog
@@ -42,8 +42,7 @@ _OVERHEAD_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.
 _COMMIT_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1, 10)
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """One request, ended: what its log line and its metrics say. Spans in seconds; `upstream_s` is the part of
     `duration_s` that was spent waiting on the upstream. Empty strings where the request did not come that far."""
 
@@ -177,6 +176,7 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         "oxyy_usage_estimated", "Settled requests whose usage the upstream did not say.", labels=["team", "model"]
     )
     estimates: dict[tuple[str, str], int] = {}
+    unresolved = sum(total.unresolved for total in snapshot.totals.values())
     for key, total in snapshot.totals.items():
         cost.add_metric([key.team, key.cost_center, key.model, key.endpoint], total.cost_nusd / NUSD_PER_USD)
         by_kind = {
@@ -191,7 +191,7 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         estimated.add_metric(list(labels), count)
     yield from (cost, tokens, estimated)
     yield GaugeMetricFamily(
-        "oxyy_ledger_unresolved", "Requests that may have cost money and whose cost is not known.", snapshot.unresolved
+        "oxyy_ledger_unresolved", "Requests that may have cost money and whose cost is not known.", unresolved
     )
     yield from _limit_families(snapshot)
 
@@ -311,13 +311,20 @@ class _Lines:
 
 
 def _stamp(_logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    return {"at": f"{stamp}.{int(now * 1000) % 1000:03d}Z", "level": method, **fields}
+    now_ms = int(time.time() * 1000)
+    return {"at": f"{_second(now_ms // 1000)}.{now_ms % 1000:03d}Z", "level": method, **fields}
+
+
+@lru_cache(maxsize=1)
+def _second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
 
 
 def _dumps(fields: object, **_: object) -> bytes:
-    return orjson.dumps(fields, default=repr)
+    try:
+        return orjson.dumps(fields, default=repr)
+    except TypeError:  # half a surrogate pair, which JSON may hold and UTF-8 may not: a client named its model so
+        return json.dumps(fields, default=repr).encode()
 
 
 def _encode(_logger: object, _method: str, line: object) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-SWEEP_EVERY_S = 0.5
+SWEEP_EVERY_S = 0.1
 """How late a wait may be ended."""
 
 

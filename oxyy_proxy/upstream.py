@@ -1,29 +1,26 @@
-"""The one upstream, spoken to through aiohttp; its errors become ours here and nowhere else.
+"""The one upstream: a pool of connections to it, and its errors as ours.
 
-What is sent upstream is an allowlist: Content-Type, Accept, User-Agent, x-request-id and the organisation's key.
+What is sent is an allowlist: Content-Type, Accept, User-Agent, x-request-id and the organisation's key. Redirects are
+not followed, cookies not kept, proxies of the environment not used, compression not asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import ssl
+from collections import deque
 from time import monotonic
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
-
-from oxyy_proxy.errors import (
-    UpstreamBadResponse,
-    UpstreamFailure,
-    UpstreamReset,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamUnreachable
+from oxyy_proxy.http1 import Connection, Incoming
 from oxyy_proxy.sweep import Sweeper, Wait
 
 CONNECT_S = 10.0
 """Longest wait for a connection; nothing has been sent then, so another target may be tried."""
+
+KEEP_IDLE_S = 15.0
+"""How long a connection is kept for another request; shorter than servers do, so that few are lost to the race."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer that is read whole: 2,048 embeddings of 3,072 dimensions in text are about 130 MB."""
@@ -32,36 +29,42 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 class UpstreamAnswer:
     """The head of an answer, and its body as it comes. `waited_s`: time spent waiting for the body so far."""
 
-    __slots__ = ("_content", "_response", "_sweeper", "_timed_out", "_wait", "status", "waited_s")
+    __slots__ = ("_connection", "_flowing", "_incoming", "_upstream", "_wait", "status", "waited_s")
 
-    def __init__(self, response: aiohttp.ClientResponse, sweeper: Sweeper, idle_s: float) -> None:
-        self.status = response.status
+    def __init__(self, upstream: Upstream, connection: Connection, incoming: Incoming, wait: Wait) -> None:
+        self.status = incoming.status
         self.waited_s = 0.0
-        self._response = response
-        self._content = response.content
-        self._sweeper = sweeper
-        self._timed_out = False
-        self._wait = Wait(idle_s, self._idle_too_long)
-        sweeper.add(self._wait)
+        self._upstream = upstream
+        self._connection: Connection | None = connection
+        self._incoming = incoming
+        self._wait = wait
+        self._flowing = False
 
     def header(self, name: str) -> str:
         """A header of the answer; empty where it has none."""
-        return self._response.headers.get(name, "")
+        return self._incoming.headers.get(name.lower().encode(), b"").decode("latin-1")
+
+    def flow(self, idle_s: float) -> None:
+        """The answer has begun: from here on each chunk may take `idle_s`, instead of all together what was set."""
+        self._flowing = True
+        self._wait.since = None
+        self._wait.limit_s = idle_s
 
     async def chunk(self) -> bytes:
         """The next bytes of the body as they came; empty at its end. Raises UpstreamReset (cut off), UpstreamTimeout
-        (silent for `idle_s`) or UpstreamBadResponse (not HTTP)."""
-        wait = self._wait
-        wait.since = started = monotonic()
-        try:
-            return await self._content.readany()
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            if self._timed_out:
-                raise UpstreamTimeout("The upstream fell silent in the middle of its answer. Retry.") from None
-            raise _translated(error) from None
-        finally:
-            wait.since = None
-            self.waited_s += monotonic() - started
+        (too late) or UpstreamBadResponse (not HTTP)."""
+        started = monotonic()
+        if not self._flowing:
+            data = await self._incoming.chunk()
+        else:
+            wait = self._wait
+            wait.since = started
+            try:
+                data = await self._incoming.chunk()
+            finally:
+                wait.since = None
+        self.waited_s += monotonic() - started
+        return data
 
     async def read(self) -> bytes:
         """The whole body. Raises as `chunk` does."""
@@ -74,68 +77,95 @@ class UpstreamAnswer:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """Give the connection back if the answer was read to its end, else drop it."""
-        self._sweeper.remove(self._wait)
-        if self._content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    def _idle_too_long(self) -> None:
-        self._timed_out = True
-        self._content.set_exception(TimeoutError("idle"))
-        self._response.close()
+        """Give the connection back if the answer came to its end, else drop it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._upstream.give_back(connection, self._wait)
 
 
 class Upstream:
     """A client of one base URL with the organisation's key. Made and closed on the event loop that uses it."""
 
     def __init__(self, base_url: str, org_key: str, sweeper: Sweeper) -> None:
-        self._base = base_url.rstrip("/")
-        self._sweeper = sweeper
-        self._urls: dict[str, URL] = {}
-        self._headers = {"Authorization": f"Bearer {org_key}", "Accept-Encoding": "identity"}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
-            auto_decompress=False,  # identity is asked for; a bomb is not unpacked
-            trust_env=False,
-            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        """Raises StartupError for a URL that is not http(s)."""
+        url = urlsplit(base_url.rstrip("/"))
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise StartupError(f"the upstream {base_url!r} is not a URL such as https://api.oxyy.ai/v1")
+        try:
+            self._port = url.port or (443 if url.scheme == "https" else 80)
+        except ValueError:
+            raise StartupError(f"the upstream {base_url!r} has a port that cannot be") from None
+        self._host = url.hostname
+        self._tls = _tls() if url.scheme == "https" else None
+        self._prefix = url.path
+        authority = url.netloc.rpartition("@")[2]
+        self._headers = (
+            f" HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {org_key}\r\nAccept-Encoding: identity\r\n"
         )
+        self._idle: deque[Connection] = deque()
+        self._sweeper = sweeper
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str], idle_s: float) -> UpstreamAnswer:
-        """Send one request and give its answer once the head is there; the caller closes it. Raises
-        UpstreamUnreachable (nothing was sent), UpstreamReset or UpstreamBadResponse."""
-        with _translating():
-            response = await self._session.post(
-                self._url(path), data=body, headers={**self._headers, **headers}, allow_redirects=False
-            )
-        return UpstreamAnswer(response, self._sweeper, idle_s)
+    async def post(self, path: str, body: bytes, headers: str, limit_s: float) -> UpstreamAnswer:
+        """Send one request and give its answer once the head is there; the caller closes it. `headers`: lines that end
+        in CRLF. `limit_s` bounds the head and the body together, until `flow` is called. Raises UpstreamUnreachable
+        (nothing was sent), UpstreamReset, UpstreamTimeout or UpstreamBadResponse."""
+        head = f"POST {self._prefix}{path}{self._headers}{headers}Content-Length: {len(body)}\r\n\r\n"
+        started = monotonic()
+        connection = self._take_idle() or await self._connect(limit_s)
+        incoming = connection.send(head.encode("utf-8", "surrogateescape"), body)
+        wait = Wait(limit_s, incoming.too_late)
+        wait.since = started
+        self._sweeper.add(wait)
+        try:
+            await incoming.head()
+        except BaseException:
+            self._sweeper.remove(wait)
+            connection.drop()
+            raise
+        return UpstreamAnswer(self, connection, incoming, wait)
 
-    def _url(self, path: str) -> URL:
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self._base + path)
-        return url
+    def give_back(self, connection: Connection, wait: Wait) -> None:
+        self._sweeper.remove(wait)
+        if connection.release():
+            self._idle.append(connection)
+
+    def _take_idle(self) -> Connection | None:
+        """The connection that was used last; those that have been idle too long are closed."""
+        idle = self._idle
+        oldest_allowed = monotonic() - KEEP_IDLE_S
+        while idle and idle[0].idle_since < oldest_allowed:
+            idle.popleft().drop()
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connect(self, limit_s: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(min(CONNECT_S, limit_s)):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop),
+                    self._host,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
+                )
+        except (OSError, UnicodeError):  # refused, no such host, TLS, too slow
+            raise UpstreamUnreachable(
+                "The upstream cannot be reached. Retry shortly; your platform team can see why."
+            ) from None
+        return connection
 
     async def close(self) -> None:
-        await self._session.close()
+        """Drop what is idle; connections in use are dropped by those who use them."""
+        while self._idle:
+            self._idle.pop().drop()
 
 
-@contextmanager
-def _translating() -> Iterator[None]:
-    """aiohttp's errors, as ours."""
-    try:
-        yield
-    except (aiohttp.ClientError, OSError) as error:
-        raise _translated(error) from None
-
-
-def _translated(error: Exception) -> UpstreamFailure:
-    """What an error of the client means: whether the request may have been done, and may be billed."""
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        return UpstreamUnreachable("The upstream cannot be reached. Retry shortly; your platform team can see why.")
-    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
-        return UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry.")
-    return UpstreamReset("The upstream cut the connection before its answer was complete. Retry.")
+def _tls() -> ssl.SSLContext:
+    """Certificates and host names are verified; HTTP/1.1 is agreed on."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -44,7 +44,8 @@ With Python (pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="http://{listen}/v1", api_key="{key}")
-print(client.chat.completions.create(model="gpt-5", messages=[{{"role": "user", "content": "Hello!"}}]).choices[0].message.content)
+answer = client.chat.completions.create(model="gpt-5", messages=[{{"role": "user", "content": "Hello!"}}])
+print(answer.choices[0].message.content)
 
 policies  {folder}
 spend     {program} usage --ledger {ledger}

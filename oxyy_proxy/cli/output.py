@@ -40,12 +40,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, lef
     """`left`: how many columns hold text; the others are figures, and right-aligned."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         table.add_column(column, justify="left" if at < left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # as it is: a tag of a request is no markup
     # In a pipe nothing is cut to the width of a terminal that is not there.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     console.print(table)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamErrorAnswer, UpstreamFailure
 from oxyy_proxy.rules.price import worst_nusd
 from oxyy_proxy.rules.types import Model, PartTokens, Target, Usage
+
+MAX_INT = 2**31 - 1
+"""The most that a count may be, asked for or consumed, so that no sum or cost overflows a 64-bit column."""
 
 
 class StreamMeter(Protocol):
@@ -36,8 +39,7 @@ class StreamMeter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer, read: `usage` is None where the upstream did not say; `output_bytes` of generated text."""
 
     usage: Usage | None
@@ -86,13 +88,13 @@ def target(ask: Ask, model: Model, parts: PartTokens) -> Target:
     return Target(model, worst_nusd(tokens_in, tokens_out, model.prices), tokens_in + tokens_out)
 
 
-def optional_int(members: dict[str, Any], name: str, *, least: int) -> int | None:
+def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = MAX_INT) -> int | None:
     """The integer member `name`, None where absent or null. Raises InvalidValue."""
     value = members.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < least:
-        raise InvalidValue(f"'{name}' must be an integer of at least {least}.", param=name)
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidValue(f"'{name}' must be an integer from {least} to {most}.", param=name)
     return value
 
 
@@ -165,4 +167,4 @@ def usage_of(usage: object) -> Usage | None:
 
 def _count(of: object, name: str) -> int | None:
     value = of.get(name) if isinstance(of, dict) else None
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MAX_INT else None

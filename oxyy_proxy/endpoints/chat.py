@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
-
 from oxyy_proxy.endpoints.base import (
     Answer,
     Endpoint,
@@ -27,12 +25,22 @@ from oxyy_proxy.rules.types import Model, PartTokens, Usage
 DEFAULT_MAX_TOKENS = 4096
 """What the upstream generates at most when the body does not say (its documentation, "Chat Completions")."""
 
+MAX_TOKENS = 10_000_000
+"""More than any model generates. With `MAX_CHOICES`: the worst case at the dearest price that a policy may set, one
+USD per token, is 1.28 * 10^18 nano-USD and fits a 64-bit column."""
+
+MAX_CHOICES = 128
+"""The most that `n` may be with OpenAI."""
+
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 _PART_KINDS = {"image_url": "image", "image": "image", "input_audio": "audio", "file": "file"}
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
+
+_HEAD_BYTES = 4096
+"""How far into an unfinished event its `choices` are looked for: the whole of it, each time, would be quadratic."""
 
 
 class ChatAsk:
@@ -46,9 +54,10 @@ class ChatAsk:
         members = self._body.members
         self.model = model_of(members)
         self.stream = bool(optional(members, "stream", bool, "true or false"))
-        limits = (optional_int(members, name, least=0) for name in ("max_tokens", "max_completion_tokens"))
+        fields = ("max_tokens", "max_completion_tokens")
+        limits = (optional_int(members, name, least=0, most=MAX_TOKENS) for name in fields)
         self._max_tokens = max((limit for limit in limits if limit is not None), default=None)
-        self._choices = optional_int(members, "n", least=1) or 1
+        self._choices = optional_int(members, "n", least=1, most=MAX_CHOICES) or 1
         optional(members, "temperature", (int, float), "a number")
         options = optional(members, "stream_options", dict, "an object") or {}
         self._wants_usage = bool(optional(options, "include_usage", bool, "true or false"))
@@ -124,14 +133,15 @@ class ChatMeter:
                 out.append(event[self._passed :] if self._passed else event)
             self._passed = 0
         tail = self._framer.tail
-        if tail and not self.ended and (self._passed or _HAS_CHOICE(tail)):
+        if tail and not self.ended and (self._passed or _HAS_CHOICE(tail, 0, _HEAD_BYTES)):
             self.started = self.started or self.failure is None
-            out.append(tail[self._passed :])
+            out.append(bytes(tail[self._passed :]))
             self._passed = len(tail)
         return out[0] if len(out) == 1 else b"".join(out)
 
     def finish(self) -> bytes:
-        tail, self._framer.tail = self._framer.tail, b""
+        tail = bytes(self._framer.tail)
+        self._framer = Framer()
         return tail[self._passed :] if tail and self._passes(tail) else b""
 
     def _passes(self, event: bytes) -> bool:
@@ -156,7 +166,9 @@ class ChatMeter:
         if usage is not None:
             self.usage = usage
         self.output_bytes += _text_bytes_of(chunk, "delta")
-        return self._keep_usage or bool(chunk.get("choices")) or not chunk.get("usage")
+        if self._keep_usage or self._passed:  # what the client has a part of, it gets whole
+            return True
+        return bool(chunk.get("choices")) or chunk.get("usage") is None
 
 
 def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
@@ -181,7 +193,8 @@ def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int]:
         if not isinstance(content, list):
             continue
         for part in content:
-            kind = _PART_KINDS.get(part.get("type", "")) if isinstance(part, dict) else None
+            named = part.get("type") if isinstance(part, dict) else None
+            kind = _PART_KINDS.get(named) if isinstance(named, str) else None
             if kind:
                 kinds.append(kind)
                 size += _longest_string(part)
@@ -203,14 +216,23 @@ def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
     for choice in choices if isinstance(choices, list) else ():
         message = choice.get(member) if isinstance(choice, dict) else None
         for name, value in message.items() if isinstance(message, dict) else ():
-            if name == "role" or value is None:
-                continue
-            size += _utf8_size(value) if isinstance(value, str) else len(orjson.dumps(value))
+            if name != "role":
+                size += _utf8_size(value)
     return size
 
 
-def _utf8_size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+def _utf8_size(value: object) -> int:
+    """UTF-8 bytes of the strings in a value. A stack: an upstream's JSON may be nested a thousand levels deep."""
+    size, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            size += len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass"))
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+    return size
 
 
 ENDPOINT = Endpoint(

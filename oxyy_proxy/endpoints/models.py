@@ -6,7 +6,7 @@ from typing import Any
 
 from oxyy_proxy.endpoints.base import Endpoint
 from oxyy_proxy.errors import ModelNotFound
-from oxyy_proxy.rules.route import callable_models
+from oxyy_proxy.rules.route import callable_models, matches
 from oxyy_proxy.rules.types import Policy, Team
 
 NAME = "models"
@@ -20,7 +20,9 @@ def listing(policy: Policy, team: Team, endpoints: tuple[Endpoint, ...]) -> dict
     """`{"object": "list", "data": [{"id", "object", "created", "owned_by"}]}`: models, then aliases of them."""
     units_of = {endpoint.name: endpoint.units for endpoint in endpoints}
     names = [model.name for model in callable_models(policy, team, units_of)]
-    aliases = sorted(alias for alias, model in policy.aliases.items() if model in names)
+    aliases = sorted(
+        alias for alias, model in policy.aliases.items() if model in names and not matches(team.deny, alias)
+    )
     return {"object": "list", "data": [_entry(name) for name in names + aliases]}
 
 

@@ -7,7 +7,6 @@ while it is open, spent when it is settled, still held where it is unresolved.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from oxyy_proxy.rules.budget import Reservation, Standing
@@ -17,8 +16,7 @@ from oxyy_proxy.rules.types import Limit, Target, Usage
 State = Literal["settled", "voided", "unresolved"]
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """A request at the moment before it is sent: its hold, and the first attempt. `started_at`: epoch seconds."""
 
     request_id: str
@@ -35,8 +33,7 @@ class Opening:
     first: Target
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnd:
+class AttemptEnd(NamedTuple):
     """How an attempt ended. `outcome`: answered, failed (definite, costs nothing) or ambiguous (may be billed).
     `reason` says why, from a closed set; `status` is the upstream's, None where it sent none."""
 
@@ -45,8 +42,7 @@ class AttemptEnd:
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The end of a request. `status`: HTTP, as sent to the client (499: it had left). `cost_nusd` is what the answer
     cost; the ledger adds what ambiguous attempts may have cost as `unresolved_nusd`."""
 

@@ -5,10 +5,10 @@ Pure. A `Book` remembers what the running transaction touched, so that it can be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+import orjson
 
 from oxyy_proxy.ledger.base import Settlement
 from oxyy_proxy.rules.budget import Standing, Window
@@ -18,26 +18,44 @@ from oxyy_proxy.rules.types import Limit
 
 
 class Tried(NamedTuple):
-    """An attempt that was sent, and the worst it can have cost."""
+    """An attempt as the ledger keeps it; `outcome` is None while it runs. Times in milliseconds."""
 
     model: str
     worst_nusd: int
     worst_tokens: int
+    started_ms: int
+    finished_ms: int | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    status: int | None = None
 
 
-@dataclass(slots=True, eq=False)
 class Counter:
-    """One limit in one window. `id` is the store's, 0 for `concurrent`, which is kept in memory alone: a restart ends
-    every request. `users`: open requests that hold on it."""
+    """One limit in one window. `held` is everything that is held, `unresolved` the part of it that no open request
+    holds. `id` is the store's, 0 for `concurrent`, which is kept in memory alone: a restart ends every request.
+    `users`: open requests that hold on it."""
 
-    id: int
-    meter: str
-    models: tuple[str, ...]
-    window: Window
-    cap: int
-    spent: int = 0
-    held: int = 0
-    users: int = 0
+    __slots__ = ("cap", "held", "id", "meter", "models", "spent", "unresolved", "users", "window")
+
+    def __init__(
+        self,
+        id: int,
+        meter: str,
+        models: tuple[str, ...],
+        window: Window,
+        cap: int,
+        spent: int = 0,
+        unresolved: int = 0,
+    ) -> None:
+        self.id = id
+        self.meter = meter
+        self.models = models
+        self.window = window
+        self.cap = cap
+        self.spent = spent
+        self.unresolved = unresolved
+        self.held = unresolved
+        self.users = 0
 
     def standing(self, limit: Limit) -> Standing:
         return Standing(limit, self.window, self.spent, self.held)
@@ -53,128 +71,48 @@ class Counter:
 
 
 class Posting(NamedTuple):
-    """What one request has on one counter. `limit` is None after a restart, when only the counter is known."""
+    """What an open request holds on one counter. `limit` is None after a restart, when only the counter is known."""
 
     counter: Counter
     limit: Limit | None
     held: int
-    spent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """An open row, as far as ending it needs. Replaced, never changed, so that a failed commit can be undone."""
+class Closed(NamedTuple):
+    """What an ended request leaves on one counter."""
 
-    team: str
-    cost_center: str
-    endpoint: str
+    counter: Counter
+    unresolved: int
+    spent: int
+
+
+class OpenRequest(NamedTuple):
+    """An open row. `head` is its first columns: request_id, started_ms, team, key_id, cost_center, tag, endpoint,
+    model_requested. The last of `attempts` runs."""
+
+    head: tuple[str | int | None, ...]
+    stream: bool
     hold_nusd: int
-    attempt: int
-    running: Tried
     postings: tuple[Posting, ...]
-    ambiguous: tuple[Tried, ...] = field(default=())
+    attempts: tuple[Tried, ...]
+
+    def row(self) -> tuple[object, ...]:
+        """The columns of `open_requests`."""
+        return (*self.head, self.stream, self.hold_nusd, held_json(self.postings), attempts_json(self.attempts))
+
+    def total_key(self, model: str) -> TotalKey:
+        _, _, team, _, cost_center, _, endpoint, _ = self.head
+        return TotalKey(str(team), str(cost_center), model, str(endpoint))
 
 
-class Book:
-    """The state of a ledger's writer between transactions. Readers outside look; all changes go through `move`,
-    `set_open`, `add_counter` and `add_to_totals`, which remember what was there before."""
-
-    def __init__(self) -> None:
-        self.counters: dict[tuple[str, int], Counter] = {}
-        self.open: dict[str, OpenRequest] = {}
-        self.totals: dict[TotalKey, Total] = {}
-        self.unresolved = 0
-        self._unresolved_before = 0
-        self._moved: dict[Counter, Counter] = {}
-        self._open_before: dict[str, OpenRequest | None] = {}
-        self._totals_before: dict[TotalKey, Total | None] = {}
-        self._added: list[tuple[str, int]] = []
-
-    @property
-    def moved_counters(self) -> Iterable[Counter]:
-        """Counters that this transaction changed and the store keeps."""
-        return [counter for counter in self._moved if counter.id]
-
-    @property
-    def moved_totals(self) -> Iterable[tuple[TotalKey, Total]]:
-        return [(key, self.totals[key]) for key in self._totals_before]
-
-    def add_counter(self, key: tuple[str, int], counter: Counter) -> None:
-        self.counters[key] = counter
-        self._added.append(key)
-
-    def move(self, counter: Counter, *, held: int = 0, spent: int = 0, users: int = 0, cap: int = 0) -> None:
-        if counter not in self._moved:
-            self._moved[counter] = replace(counter)
-        counter.held += held
-        counter.spent += spent
-        counter.users += users
-        counter.cap = max(counter.cap, cap)
-
-    def set_open(self, request_id: str, request: OpenRequest | None) -> None:
-        self._open_before.setdefault(request_id, self.open.get(request_id))
-        if request is None:
-            self.open.pop(request_id, None)
-        else:
-            self.open[request_id] = request
-
-    def add_to_totals(self, request: OpenRequest, end: Settlement) -> None:
-        key = TotalKey(request.team, request.cost_center, end.model_served or "", request.endpoint)
-        was = self.totals.get(key)
-        self._totals_before.setdefault(key, was)
-        total = self.totals[key] = replace(was) if was else Total()
-        total.cost_nusd += end.cost_nusd
-        if end.usage is not None:
-            total.input_tokens += end.usage.input_tokens
-            total.cached_input_tokens += end.usage.cached_input_tokens
-            total.output_tokens += end.usage.output_tokens
-            total.estimated += end.usage.source == "estimated"
-
-    def drop_past_counters(self, now: int) -> None:
-        """Forget counters of ended windows that no open request holds on; the store has them."""
-        self.counters = {
-            key: counter
-            for key, counter in self.counters.items()
-            if counter.users or counter.window.end > now or not counter.id
-        }
-
-    def commit(self) -> None:
-        """What was touched is durable."""
-        self._unresolved_before = self.unresolved
-        self._moved.clear()
-        self._open_before.clear()
-        self._totals_before.clear()
-        self._added.clear()
-
-    def undo(self) -> None:
-        """Put back what the transaction touched."""
-        for counter, was in self._moved.items():
-            counter.spent, counter.held, counter.users, counter.cap = was.spent, was.held, was.users, was.cap
-        for request_id, request in self._open_before.items():
-            if request is None:
-                self.open.pop(request_id, None)
-            else:
-                self.open[request_id] = request
-        for key, total in self._totals_before.items():
-            if total is None:
-                self.totals.pop(key, None)
-            else:
-                self.totals[key] = total
-        for added in self._added:
-            self.counters.pop(added, None)
-        self.unresolved = self._unresolved_before
-        self.commit()
-
-
-def closed_postings(request: OpenRequest, ambiguous: Iterable[Tried], end: Settlement) -> tuple[Posting, ...]:
-    """The postings of a request that ends: what stays held for its ambiguous attempts, and what it spent."""
+def closed_postings(request: OpenRequest, ambiguous: Iterable[Tried], end: Settlement) -> list[Closed]:
+    """What a request that ends leaves: what stays held for its ambiguous attempts, and what it spent."""
     ambiguous = tuple(ambiguous)
-    return tuple(
-        posting._replace(
-            held=sum(posting.counter.kept_for(tried) for tried in ambiguous), spent=_spent(posting.counter, end)
-        )
-        for posting in request.postings
-    )
+    left = []
+    for counter, _, _ in request.postings:
+        kept = sum(counter.kept_for(tried) for tried in ambiguous) if ambiguous else 0
+        left.append(Closed(counter, kept, _spent(counter, end)))
+    return left
 
 
 def _spent(counter: Counter, end: Settlement) -> int:
@@ -189,6 +127,127 @@ def _spent(counter: Counter, end: Settlement) -> int:
     return 0
 
 
-def postings_json(postings: Iterable[Posting]) -> str:
-    """`[[counter id, held, spent], …]`, without counters that are kept in memory alone."""
-    return json.dumps([(p.counter.id, p.held, p.spent) for p in postings if p.counter.id], separators=(",", ":"))
+def held_json(postings: Iterable[Posting]) -> str:
+    """`[[counter id, held], …]`, without counters that are kept in memory alone."""
+    return orjson.dumps([(p.counter.id, p.held) for p in postings if p.counter.id]).decode()
+
+
+def closed_json(postings: Iterable[Closed]) -> str:
+    """`[[counter id, unresolved, spent], …]`, without counters that are kept in memory alone."""
+    return orjson.dumps([(p.counter.id, p.unresolved, p.spent) for p in postings if p.counter.id]).decode()
+
+
+def attempts_json(attempts: Iterable[Tried]) -> str:
+    return orjson.dumps([tuple(tried) for tried in attempts]).decode()
+
+
+class Book:
+    """The state of a ledger's writer between transactions. Readers outside look; all changes go through the methods,
+    which remember what was there before and what must be written."""
+
+    def __init__(self) -> None:
+        self.counters: dict[tuple[str, int], Counter] = {}
+        self.open: dict[str, OpenRequest] = {}
+        self.totals: dict[TotalKey, Total] = {}
+        self.opened: list[tuple[object, ...]] = []
+        self.reopened: list[tuple[object, ...]] = []
+        self.ended: list[tuple[object, ...]] = []
+        self._before: dict[Counter, tuple[int, int, int, int, int]] = {}
+        self._open_before: dict[str, OpenRequest | None] = {}
+        self._totals_before: dict[TotalKey, Total | None] = {}
+        self._added: list[tuple[str, int]] = []
+
+    def changed_counters(self) -> list[tuple[int, int, int, int]]:
+        """(spent, unresolved, cap, id) of the counters whose row is no longer right. What open requests hold is in
+        their own rows."""
+        return [
+            (counter.spent, counter.unresolved, counter.cap, counter.id)
+            for counter, (spent, unresolved, _, _, cap) in self._before.items()
+            if counter.id and (counter.spent, counter.unresolved, counter.cap) != (spent, unresolved, cap)
+        ]
+
+    def changed_totals(self) -> list[tuple[object, ...]]:
+        return [(*key, *self.totals[key]) for key in self._totals_before]
+
+    def add_counter(self, key: tuple[str, int], counter: Counter) -> None:
+        self.counters[key] = counter
+        self._added.append(key)
+
+    def _touch(self, counter: Counter) -> None:
+        if counter not in self._before:
+            self._before[counter] = (counter.spent, counter.unresolved, counter.held, counter.users, counter.cap)
+
+    def hold(self, counter: Counter, amount: int, cap: int) -> None:
+        """One more request holds `amount`; the cap under which it did so is remembered."""
+        self._touch(counter)
+        counter.held += amount
+        counter.users += 1
+        counter.cap = max(counter.cap, cap)
+
+    def hold_more(self, counter: Counter, amount: int) -> None:
+        self._touch(counter)
+        counter.held += amount
+
+    def release(self, posting: Posting, left: Closed) -> None:
+        """A request ends: what it held is given back, save what it leaves."""
+        counter = posting.counter
+        self._touch(counter)
+        counter.held += left.unresolved - posting.held
+        counter.unresolved += left.unresolved
+        counter.spent += left.spent
+        counter.users -= 1
+
+    def set_open(self, request_id: str, request: OpenRequest | None) -> None:
+        self._open_before.setdefault(request_id, self.open.get(request_id))
+        if request is None:
+            self.open.pop(request_id, None)
+        else:
+            self.open[request_id] = request
+
+    def add_to_totals(self, key: TotalKey, end: Settlement) -> None:
+        was = self.totals.get(key)
+        self._totals_before.setdefault(key, was)
+        cost, tokens_in, cached, tokens_out, estimated, unresolved = was or Total()
+        usage = end.usage
+        self.totals[key] = Total(
+            cost + end.cost_nusd,
+            tokens_in + (usage.input_tokens if usage else 0),
+            cached + (usage.cached_input_tokens if usage else 0),
+            tokens_out + (usage.output_tokens if usage else 0),
+            estimated + (usage is not None and usage.source == "estimated"),
+            unresolved + (end.state == "unresolved"),
+        )
+
+    def drop_past_counters(self, now: int) -> None:
+        """Forget counters of ended windows that no open request holds on and that are not about to be written; the
+        store has them."""
+        self.counters = {
+            key: counter
+            for key, counter in self.counters.items()
+            if counter.users or counter.window.end > now or not counter.id or counter in self._before
+        }
+
+    def commit(self) -> None:
+        """What was touched is durable."""
+        for touched in (self._before, self._open_before, self._totals_before):
+            touched.clear()
+        for written in (self._added, self.opened, self.reopened, self.ended):
+            written.clear()
+
+    def undo(self) -> None:
+        """Put back what the transaction touched."""
+        for counter, was in self._before.items():
+            counter.spent, counter.unresolved, counter.held, counter.users, counter.cap = was
+        for request_id, request in self._open_before.items():
+            if request is None:
+                self.open.pop(request_id, None)
+            else:
+                self.open[request_id] = request
+        for key, total in self._totals_before.items():
+            if total is None:
+                self.totals.pop(key, None)
+            else:
+                self.totals[key] = total
+        for added in self._added:
+            self.counters.pop(added, None)
+        self.commit()

@@ -1,7 +1,9 @@
 """The SQLite schema, as the steps that made it. A step that has been released is never edited; add one.
 
-Money is integer nano-USD, times are integer milliseconds since the epoch. `requests.postings` is JSON, an array of
-`[counter id, held, spent]`: what the request has on each counter, so that counters can be proved from rows.
+Money is integer nano-USD, times are integer milliseconds since the epoch. A request is a row of `open_requests` while
+it runs and a row of `requests` for ever after: few pages are written per request, and start-up finds what was left open
+without a search. What is held is not stored a second time: it is the sum over open rows, plus each counter's
+`unresolved`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,25 @@ APPLICATION_ID = 0x6F787979
 
 MIGRATIONS: tuple[str, ...] = (
     """
-    CREATE TABLE requests (
-        request_id TEXT PRIMARY KEY,          -- begins with its time, so rows and index grow at their end
+    CREATE TABLE open_requests (
+        request_id TEXT PRIMARY KEY,          -- begins with its time, so that the tables grow at their end
         started_ms INTEGER NOT NULL,
-        finished_ms INTEGER,
+        team TEXT NOT NULL,
+        key_id TEXT NOT NULL,
+        cost_center TEXT NOT NULL,
+        tag TEXT,
+        endpoint TEXT NOT NULL,
+        model_requested TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        hold_nusd INTEGER NOT NULL,
+        postings TEXT NOT NULL,               -- JSON: [[counter id, held], ...]
+        attempts TEXT NOT NULL                -- JSON: [[model, worst nano-USD, worst tokens, started ms, finished ms,
+    ) WITHOUT ROWID;                          --         outcome, reason, status], ...]; the last one runs
+
+    CREATE TABLE requests (
+        request_id TEXT PRIMARY KEY,
+        started_ms INTEGER NOT NULL,
+        finished_ms INTEGER NOT NULL,
         team TEXT NOT NULL,
         key_id TEXT NOT NULL,
         cost_center TEXT NOT NULL,
@@ -22,39 +39,24 @@ MIGRATIONS: tuple[str, ...] = (
         endpoint TEXT NOT NULL,
         model_requested TEXT NOT NULL,
         model_served TEXT,
-        state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'settled', 'voided', 'unresolved')),
+        state TEXT NOT NULL CHECK (state IN ('settled', 'voided', 'unresolved')),
         status INTEGER,
-        attempts INTEGER NOT NULL DEFAULT 1,
         stream INTEGER NOT NULL,
-        input_tokens INTEGER NOT NULL DEFAULT 0,
-        cached_input_tokens INTEGER NOT NULL DEFAULT 0,
-        output_tokens INTEGER NOT NULL DEFAULT 0,
+        input_tokens INTEGER NOT NULL,
+        cached_input_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
         images INTEGER NOT NULL DEFAULT 0,
         video_seconds REAL NOT NULL DEFAULT 0,
         audio_seconds REAL NOT NULL DEFAULT 0,
         characters INTEGER NOT NULL DEFAULT 0,
         hold_nusd INTEGER NOT NULL,
-        cost_nusd INTEGER NOT NULL DEFAULT 0,
-        unresolved_nusd INTEGER NOT NULL DEFAULT 0,
+        cost_nusd INTEGER NOT NULL,
+        unresolved_nusd INTEGER NOT NULL,
         usage_source TEXT,
-        overrun INTEGER NOT NULL DEFAULT 0,
+        overrun INTEGER NOT NULL,
         error_code TEXT,
-        postings TEXT NOT NULL
-    );
-    CREATE INDEX requests_unfinished ON requests (state) WHERE state IN ('open', 'unresolved');
-
-    CREATE TABLE attempts (
-        request_id TEXT NOT NULL,
-        n INTEGER NOT NULL,
-        model TEXT NOT NULL,
-        worst_nusd INTEGER NOT NULL,
-        worst_tokens INTEGER NOT NULL,
-        started_ms INTEGER NOT NULL,
-        finished_ms INTEGER,
-        outcome TEXT,                         -- answered, failed, ambiguous; null while it runs
-        reason TEXT,
-        status INTEGER,
-        PRIMARY KEY (request_id, n)
+        postings TEXT NOT NULL,               -- JSON: [[counter id, still held as unresolved, spent], ...]
+        attempts TEXT NOT NULL                -- JSON, as above
     ) WITHOUT ROWID;
 
     CREATE TABLE counters (
@@ -67,7 +69,7 @@ MIGRATIONS: tuple[str, ...] = (
         cap INTEGER NOT NULL,                 -- the highest under which a hold was made in this window
         opening INTEGER NOT NULL,             -- spent in the window before the limit was first used in it
         spent INTEGER NOT NULL,
-        held INTEGER NOT NULL,
+        unresolved INTEGER NOT NULL,          -- held for attempts whose cost is not known
         UNIQUE (limit_id, window_start)
     );
 
@@ -80,54 +82,66 @@ MIGRATIONS: tuple[str, ...] = (
         input_tokens INTEGER NOT NULL,
         cached_input_tokens INTEGER NOT NULL,
         output_tokens INTEGER NOT NULL,
-        estimated INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,           -- settled requests whose usage the upstream did not say
+        unresolved INTEGER NOT NULL,          -- requests in that state, under the model of their last attempt
         PRIMARY KEY (team, cost_center, model, endpoint)
     ) WITHOUT ROWID;
 
-    CREATE VIEW usage AS SELECT
-        request_id,
-        strftime('%Y-%m-%dT%H:%M:%fZ', started_ms / 1000.0, 'unixepoch') AS started_at,
-        strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') AS finished_at,
-        team, key_id, cost_center, tag, endpoint, model_requested, model_served, state, status, attempts, stream,
-        input_tokens, cached_input_tokens, output_tokens, images, video_seconds, audio_seconds, characters,
-        hold_nusd, cost_nusd, unresolved_nusd, usage_source, overrun, error_code
-    FROM requests;
+    CREATE VIEW usage AS
+    SELECT request_id,
+           strftime('%Y-%m-%dT%H:%M:%fZ', started_ms / 1000.0, 'unixepoch') AS started_at,
+           strftime('%Y-%m-%dT%H:%M:%fZ', finished_ms / 1000.0, 'unixepoch') AS finished_at,
+           team, key_id, cost_center, tag, endpoint, model_requested, model_served, state, status,
+           json_array_length(attempts) AS attempts, stream, input_tokens, cached_input_tokens, output_tokens, images,
+           video_seconds, audio_seconds, characters, hold_nusd, cost_nusd, unresolved_nusd, usage_source, overrun,
+           error_code
+    FROM requests
+    UNION ALL
+    SELECT request_id, strftime('%Y-%m-%dT%H:%M:%fZ', started_ms / 1000.0, 'unixepoch'), NULL, team, key_id,
+           cost_center, tag, endpoint, model_requested, NULL, 'open', NULL, json_array_length(attempts), stream, 0, 0,
+           0, 0, 0.0, 0.0, 0, hold_nusd, 0, 0, NULL, 0, NULL
+    FROM open_requests;
+
+    CREATE VIEW attempts AS
+    SELECT request_id, a.key + 1 AS n, json_extract(a.value, '$[0]') AS model,
+           json_extract(a.value, '$[1]') AS worst_nusd,
+           json_extract(a.value, '$[2]') AS worst_tokens, json_extract(a.value, '$[3]') AS started_ms,
+           json_extract(a.value, '$[4]') AS finished_ms, json_extract(a.value, '$[5]') AS outcome,
+           json_extract(a.value, '$[6]') AS reason, json_extract(a.value, '$[7]') AS status
+    FROM (SELECT request_id, attempts FROM requests UNION ALL SELECT request_id, attempts FROM open_requests) AS r,
+         json_each(r.attempts) AS a;
     """,
 )
 
-INSERT_REQUEST = """
-    INSERT INTO requests (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, stream,
-                          hold_nusd, postings)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+PROBE = f"PRAGMA user_version = {len(MIGRATIONS)}"
+"""Changes nothing, and has to be written."""
 
-INSERT_ATTEMPT = """
-    INSERT INTO attempts (request_id, n, model, worst_nusd, worst_tokens, started_ms) VALUES (?, ?, ?, ?, ?, ?)"""
+INSERT_OPEN = "INSERT INTO open_requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-END_ATTEMPT = """
-    UPDATE attempts SET finished_ms = ?, outcome = ?, reason = ?, status = ? WHERE request_id = ? AND n = ?"""
+UPDATE_OPEN = "UPDATE open_requests SET hold_nusd = ?, postings = ?, attempts = ? WHERE request_id = ?"
 
-NEXT_ATTEMPT = "UPDATE requests SET attempts = ?, hold_nusd = ?, postings = ? WHERE request_id = ?"
+DELETE_OPEN = "DELETE FROM open_requests WHERE request_id = ?"
 
-SETTLE_REQUEST = """
-    UPDATE requests SET finished_ms = ?, model_served = ?, state = ?, status = ?, input_tokens = ?,
-           cached_input_tokens = ?, output_tokens = ?, cost_nusd = ?, unresolved_nusd = ?, usage_source = ?,
-           overrun = ?, error_code = ?, postings = ?
-    WHERE request_id = ?"""
+INSERT_ENDED = """
+    INSERT INTO requests (request_id, started_ms, finished_ms, team, key_id, cost_center, tag, endpoint,
+                          model_requested, model_served, state, status, stream, input_tokens, cached_input_tokens,
+                          output_tokens, hold_nusd, cost_nusd, unresolved_nusd, usage_source, overrun, error_code,
+                          postings, attempts)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 INSERT_COUNTER = """
-    INSERT INTO counters (limit_id, window_start, window_end, meter, models, cap, opening, spent, held)
+    INSERT INTO counters (limit_id, window_start, window_end, meter, models, cap, opening, spent, unresolved)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"""
 
-SELECT_COUNTER = """
-    SELECT id, meter, models, cap, spent, held FROM counters WHERE limit_id = ? AND window_start = ?"""
+SELECT_COUNTER = "SELECT id, cap, spent, unresolved FROM counters WHERE limit_id = ? AND window_start = ?"
 
-UPDATE_COUNTER = "UPDATE counters SET spent = ?, held = ?, cap = ? WHERE id = ?"
+UPDATE_COUNTER = "UPDATE counters SET spent = ?, unresolved = ?, cap = ? WHERE id = ?"
 
-UPSERT_TOTAL = "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+UPSERT_TOTAL = "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 SPENT_BEFORE = """
     SELECT team, key_id, coalesce(model_served, model_requested), sum(cost_nusd + unresolved_nusd),
            sum(input_tokens + output_tokens), count(*)
     FROM requests
-    WHERE request_id >= ? AND started_ms >= ? AND state <> 'open'
+    WHERE request_id >= ? AND started_ms >= ? AND started_ms < ?
     GROUP BY 1, 2, 3"""

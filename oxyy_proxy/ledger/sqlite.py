@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import queue
 import sqlite3
@@ -27,9 +26,19 @@ from oxyy_proxy.ledger.base import (
     Recovered,
     Settlement,
 )
-from oxyy_proxy.ledger.book import Book, Counter, OpenRequest, Posting, Tried, closed_postings, postings_json
+from oxyy_proxy.ledger.book import (
+    Book,
+    Counter,
+    OpenRequest,
+    Posting,
+    Tried,
+    attempts_json,
+    closed_json,
+    closed_postings,
+    held_json,
+)
 from oxyy_proxy.rules import budget
-from oxyy_proxy.rules.budget import Reservation, Standing, Window
+from oxyy_proxy.rules.budget import Standing, Window
 from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
 from oxyy_proxy.rules.requestid import first_id_at
 from oxyy_proxy.rules.types import Limit, Target
@@ -48,8 +57,8 @@ LONGEST_BODY_S = 3600
 _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """Errors of a statement, not of the store: trying again would fail again."""
 
-Verb = Callable[[], Any]
-_Waiting = tuple["asyncio.Future[Any] | None", Verb, bool]
+_Waiting = tuple["asyncio.Future[Any] | None", Callable[..., Any], tuple[Any, ...], bool]
+"""Who waits, the verb, its arguments, and whether it must happen in the end whatever the store says now."""
 
 
 class SqliteLedger:
@@ -72,6 +81,7 @@ class SqliteLedger:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._late: list[_Waiting] = []
         self._book = Book()
+        self._closed = False
         self.writable = True
         self.recovered = Recovered(0, 0)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -79,28 +89,32 @@ class SqliteLedger:
     # --- the verbs, called on the event loop -------------------------------------------------------------------
 
     def open(self, opening: Opening) -> Awaitable[tuple[Standing, ...]]:
-        return self._submit(lambda: self._do_open(opening))
+        return self._submit(self._do_open, opening)
 
     def next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> Awaitable[None]:
-        return self._submit(lambda: self._do_next_attempt(request_id, ended, following, at))
+        return self._submit(self._do_next_attempt, request_id, ended, following, at)
 
     def settle(self, settlement: Settlement) -> Awaitable[None]:
-        return self._submit(lambda: self._do_settle(settlement), must_happen=True)
+        return self._submit(self._do_settle, settlement, must_happen=True)
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:
-        return self._submit(lambda: tuple(self._standing(limit, now) for limit in limits))
+        return self._submit(self._do_standings, limits, now)
 
     def snapshot(self, limits: Sequence[Limit], now: float) -> Awaitable[Snapshot]:
-        return self._submit(lambda: self._do_snapshot(limits, now))
+        return self._submit(self._do_snapshot, limits, now)
 
     async def close(self) -> None:
+        self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._lock.close()
 
-    def _submit(self, verb: Verb, *, must_happen: bool = False) -> asyncio.Future[Any]:
+    def _submit(self, verb: Callable[..., Any], *arguments: Any, must_happen: bool = False) -> asyncio.Future[Any]:
         waiter: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((waiter, verb, must_happen))
+        if self._closed:  # nobody would ever answer
+            waiter.set_exception(_unavailable())
+        else:
+            self._queue.put((waiter, verb, arguments, must_happen))
         return waiter
 
     # --- the writer's thread -----------------------------------------------------------------------------------
@@ -118,7 +132,7 @@ class SqliteLedger:
         while not closing:
             batch = []
             with contextlib.suppress(queue.Empty):
-                batch.append(self._queue.get(timeout=RETRY_EVERY_S if self._late else None))
+                batch.append(self._queue.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None))
                 while len(batch) < MAX_BATCH:
                     batch.append(self._queue.get_nowait())
             closing = None in batch
@@ -128,12 +142,14 @@ class SqliteLedger:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Run a batch in one transaction, then tell everybody who waits."""
-        if not batch:
+        if not batch and self.writable:
             return
         started = time.perf_counter()
         try:
             with self._transaction():
-                results = [self._run_verb(verb) for _, verb, _ in batch]
+                if not self.writable:
+                    self._db.execute(schema.PROBE)
+                results = [_result(verb, arguments) for _, verb, arguments, _ in batch]
                 self._flush()
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
             self._book.undo()
@@ -144,28 +160,18 @@ class SqliteLedger:
                 for item in batch:
                     self._commit([item])
             else:
-                self._tell([(batch[0][0], InternalError("The proxy's ledger failed. Tell your platform team."))])
+                failed = InternalError("The proxy's ledger failed. Tell your platform team.")
+                self._tell([(item[0], failed) for item in batch])
         else:
             self.writable = True
             self._book.commit()
-            self._tell([(waiter, result) for (waiter, _, _), result in zip(batch, results, strict=True)])
+            self._tell([(item[0], result) for item, result in zip(batch, results, strict=True)])
             self._on_commit(time.perf_counter() - started)
-
-    def _run_verb(self, verb: Verb) -> Any:
-        """A verb that refuses has changed nothing; its refusal is its result."""
-        try:
-            return verb()
-        except ProxyError as refused:
-            return refused
 
     def _cannot_write(self, batch: list[_Waiting]) -> None:
         self.writable = False
-        self._late += [(None, verb, True) for _, verb, must_happen in batch if must_happen]
-        unavailable = LedgerUnavailable(
-            "The proxy cannot write its ledger, so nothing may be spent. Retry shortly; your platform team is told.",
-            headers={"Retry-After": "1"},
-        )
-        self._tell([(waiter, unavailable) for waiter, _, _ in batch])
+        self._late += [(None, verb, arguments, True) for _, verb, arguments, must_happen in batch if must_happen]
+        self._tell([(item[0], _unavailable()) for item in batch])
 
     def _tell(self, results: list[tuple[asyncio.Future[Any] | None, Any]]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
@@ -188,11 +194,20 @@ class SqliteLedger:
         self._db.close()
 
     def _flush(self) -> None:
-        """Write each counter and total once, however many verbs changed it."""
-        self._db.executemany(schema.UPDATE_COUNTER, [(c.spent, c.held, c.cap, c.id) for c in self._book.moved_counters])
-        self._db.executemany(
-            schema.UPSERT_TOTAL, [(*key, *dataclasses.astuple(total)) for key, total in self._book.moved_totals]
-        )
+        """Write what the verbs of this transaction noted: each row, counter and total once."""
+        db, book = self._db, self._book
+        for statement, rows in (
+            (schema.INSERT_OPEN, book.opened),
+            (schema.UPDATE_OPEN, book.reopened),
+            (schema.DELETE_OPEN, [row[:1] for row in book.ended]),
+            (schema.INSERT_ENDED, book.ended),
+            (schema.UPDATE_COUNTER, book.changed_counters()),
+            (schema.UPSERT_TOTAL, book.changed_totals()),
+        ):
+            if rows:
+                db.executemany(statement, rows)
+        for written in (book.opened, book.reopened, book.ended):
+            written.clear()
 
     # --- counters ----------------------------------------------------------------------------------------------
 
@@ -211,21 +226,13 @@ class SqliteLedger:
             return Counter(0, limit.meter, limit.models, window, limit.cap)
         row = self._db.execute(schema.SELECT_COUNTER, (limit.id, window.start)).fetchone()
         if row is not None:
-            counter_id, meter, models, cap, spent, held = row
-            return Counter(counter_id, meter, tuple(json.loads(models)), window, cap, spent, held)
+            counter_id, cap, spent, unresolved = row
+            return Counter(counter_id, limit.meter, limit.models, window, cap, spent, unresolved)
+        self._flush()  # what this transaction has ended counts too
         opening = self._spent_before(limit, window)
+        models = json.dumps(limit.models)
         inserted = self._db.execute(
-            schema.INSERT_COUNTER,
-            (
-                limit.id,
-                window.start,
-                window.end,
-                limit.meter,
-                json.dumps(limit.models),
-                limit.cap,
-                opening,
-                opening,
-            ),
+            schema.INSERT_COUNTER, (limit.id, *window, limit.meter, models, limit.cap, opening, opening)
         )
         return Counter(inserted.lastrowid or 0, limit.meter, limit.models, window, limit.cap, opening)
 
@@ -234,28 +241,27 @@ class SqliteLedger:
         the middle of a month starts where the month stands."""
         spent = 0
         for team, key_id, model, cost_nusd, tokens, count in self._db.execute(
-            schema.SPENT_BEFORE, (first_id_at(window.start - LONGEST_BODY_S), window.start * 1000)
+            schema.SPENT_BEFORE,
+            (first_id_at(window.start - LONGEST_BODY_S), window.start * 1000, window.end * 1000),
         ):
             if limit.team in (None, team) and limit.key in (None, key_id) and budget.covers(limit, model):
                 spent += {"usd": cost_nusd, "tokens": tokens, "requests": count}[limit.meter]
         return spent
 
-    def _standing(self, limit: Limit, now: float) -> Standing:
-        return self._counter(limit, budget.window(limit, now)).standing(limit)
-
     # --- the verbs, run in a transaction -----------------------------------------------------------------------
 
     def _do_open(self, opening: Opening) -> tuple[Standing, ...]:
-        held = [(self._counter(r.limit, r.window), r) for r in opening.reservations]
-        refused = budget.refusal(((c.standing(r.limit), r.amount) for c, r in held), opening.started_at)
-        if refused is not None:
-            raise refused
-        postings = tuple(self._hold(counter, reservation) for counter, reservation in held)
-        first = opening.first
-        tried = Tried(first.model.name, first.worst_nusd, first.worst_tokens)
+        book = self._book
+        held = [(self._counter(limit, window), limit, amount) for limit, window, amount in opening.reservations]
+        for counter, limit, amount in held:
+            if amount and amount > limit.cap - counter.spent - counter.held:
+                asked = ((counter.standing(limit), amount) for counter, limit, amount in held)
+                raise budget.refusal(asked, opening.started_at) or AssertionError("a full limit that has room")
+        for counter, limit, amount in held:
+            book.hold(counter, amount, limit.cap)
         started_ms = int(opening.started_at * 1000)
-        self._db.execute(
-            schema.INSERT_REQUEST,
+        first = opening.first
+        request = OpenRequest(
             (
                 opening.request_id,
                 started_ms,
@@ -265,90 +271,88 @@ class SqliteLedger:
                 opening.tag,
                 opening.endpoint,
                 opening.model_requested,
-                opening.stream,
-                opening.hold_nusd,
-                postings_json(postings),
             ),
+            opening.stream,
+            opening.hold_nusd,
+            tuple([Posting(*one) for one in held]),
+            (Tried(first.model.name, first.worst_nusd, first.worst_tokens, started_ms),),
         )
-        self._db.execute(schema.INSERT_ATTEMPT, (opening.request_id, 1, *tried, started_ms))
-        self._book.set_open(
-            opening.request_id,
-            OpenRequest(opening.team, opening.cost_center, opening.endpoint, opening.hold_nusd, 1, tried, postings),
-        )
-        return tuple(counter.standing(reservation.limit) for counter, reservation in held)
-
-    def _hold(self, counter: Counter, reservation: Reservation) -> Posting:
-        self._book.move(counter, held=reservation.amount, users=1, cap=reservation.limit.cap)
-        return Posting(counter, reservation.limit, reservation.amount)
+        book.opened.append(request.row())
+        book.set_open(opening.request_id, request)
+        return tuple([counter.standing(limit) for counter, limit, _ in held])
 
     def _do_next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> None:
-        request = self._book.open[request_id]
-        postings, ambiguous, hold_nusd = request.postings, request.ambiguous, request.hold_nusd
+        book = self._book
+        request = book.open[request_id]
+        running, at_ms = request.attempts[-1], int(at * 1000)
+        postings, hold_nusd = request.postings, request.hold_nusd
         if ended.outcome == "ambiguous":
-            more = [(posting, posting.counter.kept_for(request.running)) for posting in postings]
-            refused = budget.refusal(
-                ((p.counter.standing(p.limit), amount) for p, amount in more if p.limit is not None and amount), at
-            )
+            more = [posting.counter.kept_for(running) for posting in postings]
+            pairs = list(zip(postings, more, strict=True))
+            asked = ((p.counter.standing(p.limit), amount) for p, amount in pairs if p.limit is not None and amount)
+            refused = budget.refusal(asked, at)
             if refused is not None:
                 raise refused
-            for posting, amount in more:
-                self._book.move(posting.counter, held=amount)
-            postings = tuple(posting._replace(held=posting.held + amount) for posting, amount in more)
-            ambiguous = (*ambiguous, request.running)
-            hold_nusd += request.running.worst_nusd
-        tried = Tried(following.model.name, following.worst_nusd, following.worst_tokens)
-        n = request.attempt + 1
-        self._end_attempt(request_id, request.attempt, ended, at)
-        self._db.execute(schema.INSERT_ATTEMPT, (request_id, n, *tried, int(at * 1000)))
-        self._db.execute(schema.NEXT_ATTEMPT, (n, hold_nusd, postings_json(postings), request_id))
-        self._book.set_open(
-            request_id,
-            OpenRequest(request.team, request.cost_center, request.endpoint, hold_nusd, n, tried, postings, ambiguous),
+            for posting, amount in pairs:
+                book.hold_more(posting.counter, amount)
+            postings = tuple(posting._replace(held=posting.held + amount) for posting, amount in pairs)
+            hold_nusd += running.worst_nusd
+        attempts = (
+            *request.attempts[:-1],
+            _ended(running, ended, at_ms),
+            Tried(following.model.name, following.worst_nusd, following.worst_tokens, at_ms),
         )
+        book.reopened.append((hold_nusd, held_json(postings), attempts_json(attempts), request_id))
+        book.set_open(request_id, request._replace(hold_nusd=hold_nusd, postings=postings, attempts=attempts))
 
     def _do_settle(self, end: Settlement) -> None:
-        request = self._book.open.get(end.request_id)
+        book = self._book
+        request = book.open.get(end.request_id)
         if request is None:
             return  # settled already: twice changes nothing
-        ambiguous = request.ambiguous + ((request.running,) if end.last.outcome == "ambiguous" else ())
-        postings = closed_postings(request, ambiguous, end)
-        for before, after in zip(request.postings, postings, strict=True):
-            self._book.move(after.counter, held=after.held - before.held, spent=after.spent, users=-1)
+        finished_ms = int(end.finished_at * 1000)
+        attempts = request.attempts
+        if attempts:
+            attempts = (*attempts[:-1], _ended(attempts[-1], end.last, finished_ms))
+        ambiguous = [tried for tried in attempts if tried.outcome == "ambiguous"]
+        unresolved_nusd = sum([tried.worst_nusd for tried in ambiguous])
+        left = closed_postings(request, ambiguous, end)
+        overrun = end.cost_nusd + unresolved_nusd > request.hold_nusd
+        for posting, closed in zip(request.postings, left, strict=True):
+            book.release(posting, closed)
+            overrun = overrun or closed.spent + closed.unresolved > posting.held
         usage = end.usage
-        overrun = end.cost_nusd > request.hold_nusd or any(
-            after.spent > before.held for before, after in zip(request.postings, postings, strict=True)
-        )
-        self._end_attempt(end.request_id, request.attempt, end.last, end.finished_at)
-        self._db.execute(
-            schema.SETTLE_REQUEST,
+        book.ended.append(
             (
-                int(end.finished_at * 1000),
+                *request.head[:2],
+                finished_ms,
+                *request.head[2:],
                 end.model_served,
                 end.state,
                 end.status,
+                request.stream,
                 usage.input_tokens if usage else 0,
                 usage.cached_input_tokens if usage else 0,
                 usage.output_tokens if usage else 0,
+                request.hold_nusd,
                 end.cost_nusd,
-                sum(tried.worst_nusd for tried in ambiguous),
+                unresolved_nusd,
                 usage.source if usage else None,
                 overrun,
                 end.error_code,
-                postings_json(postings),
-                end.request_id,
-            ),
+                closed_json(left),
+                attempts_json(attempts),
+            )
         )
-        self._book.set_open(end.request_id, None)
-        self._book.unresolved += end.state == "unresolved"
-        if end.state == "settled":
-            self._book.add_to_totals(request, end)
+        book.set_open(end.request_id, None)
+        if end.state != "voided":
+            book.add_to_totals(request.total_key(end.model_served or attempts[-1].model), end)
 
-    def _end_attempt(self, request_id: str, n: int, ended: AttemptEnd, at: float) -> None:
-        self._db.execute(schema.END_ATTEMPT, (int(at * 1000), ended.outcome, ended.reason, ended.status, request_id, n))
+    def _do_standings(self, limits: Sequence[Limit], now: float) -> tuple[Standing, ...]:
+        return tuple([self._counter(limit, budget.window(limit, now)).standing(limit) for limit in limits])
 
     def _do_snapshot(self, limits: Sequence[Limit], now: float) -> Snapshot:
-        totals = {key: dataclasses.replace(total) for key, total in self._book.totals.items()}
-        return Snapshot(totals, tuple(self._standing(limit, now) for limit in limits), self._book.unresolved)
+        return Snapshot(dict(self._book.totals), self._do_standings(limits, now))
 
     # --- start-up ----------------------------------------------------------------------------------------------
 
@@ -359,46 +363,56 @@ class SqliteLedger:
     def _recover(self) -> Recovered:
         """End what an earlier process left open: sent means unresolved with its hold, not sent means voided."""
         counters: dict[int, Counter] = {}
-        ended = {"unresolved": 0, "voided": 0}
+        found = {"unresolved": 0, "voided": 0}
         now = time.time()
-        for row in self._db.execute(
-            "SELECT request_id, team, cost_center, endpoint, hold_nusd, postings FROM requests WHERE state = 'open'"
-        ).fetchall():
-            request_id, team, cost_center, endpoint, hold_nusd, postings_text = row
-            attempts = self._db.execute(
-                "SELECT model, worst_nusd, worst_tokens, outcome FROM attempts WHERE request_id = ? ORDER BY n",
-                (request_id,),
-            ).fetchall()
-            ambiguous = [Tried(*a[:3]) for a in attempts if a[3] in (None, "ambiguous")]
-            postings = tuple(
-                Posting(self._counter_by_id(counters, counter_id), None, held)
-                for counter_id, held, _ in json.loads(postings_text)
+        for *head, stream, hold_nusd, postings, attempts in self._db.execute("SELECT * FROM open_requests").fetchall():
+            tried = tuple(Tried(*attempt) for attempt in json.loads(attempts))
+            held = [(self._counter_by_id(counters, counter_id), amount) for counter_id, amount in json.loads(postings)]
+            for counter, amount in held:
+                self._book.hold(counter, amount, 0)
+            request = OpenRequest(
+                tuple(head),
+                bool(stream),
+                hold_nusd,
+                tuple(Posting(counter, None, amount) for counter, amount in held),
+                tried,
             )
-            state: Literal["unresolved", "voided"] = "unresolved" if ambiguous else "voided"
-            ended[state] += 1
-            last = AttemptEnd("ambiguous" if ambiguous else "failed", "proxy_died")
-            running = ambiguous.pop() if ambiguous else Tried("", 0, 0)
-            self._book.open[request_id] = OpenRequest(
-                team, cost_center, endpoint, hold_nusd, len(attempts), running, postings, tuple(ambiguous)
-            )
-            end = Settlement(request_id, now, state, 0, last, error_code="proxy_died", sent=bool(attempts))
-            self._do_settle(end)
+            state: Literal["unresolved", "voided"] = "unresolved" if tried else "voided"
+            found[state] += 1
+            self._book.open[head[0]] = request
+            last = AttemptEnd("ambiguous", "proxy_died")
+            self._do_settle(Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried)))
         self._flush()
-        self._book.unresolved = self._db.execute("SELECT count(*) FROM requests WHERE state = 'unresolved'").fetchone()[
-            0
-        ]
-        return Recovered(**ended)
+        return Recovered(**found)
 
     def _counter_by_id(self, known: dict[int, Counter], counter_id: int) -> Counter:
         if counter_id not in known:
-            start, end, meter, models, cap, spent, held = self._db.execute(
-                "SELECT window_start, window_end, meter, models, cap, spent, held FROM counters WHERE id = ?",
+            start, end, meter, models, cap, spent, unresolved = self._db.execute(
+                "SELECT window_start, window_end, meter, models, cap, spent, unresolved FROM counters WHERE id = ?",
                 (counter_id,),
             ).fetchone()
-            known[counter_id] = Counter(
-                counter_id, meter, tuple(json.loads(models)), Window(start, end), cap, spent, held
-            )
+            window = Window(start, end)
+            known[counter_id] = Counter(counter_id, meter, tuple(json.loads(models)), window, cap, spent, unresolved)
         return known[counter_id]
+
+
+def _result(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """A verb that refuses has changed nothing; its refusal is its result."""
+    try:
+        return verb(*arguments)
+    except ProxyError as refused:
+        return refused
+
+
+def _ended(running: Tried, end: AttemptEnd, at_ms: int) -> Tried:
+    return Tried(*running[:4], at_ms, end.outcome, end.reason, end.status)
+
+
+def _unavailable() -> LedgerUnavailable:
+    return LedgerUnavailable(
+        "The proxy cannot write its ledger, so nothing may be spent. Retry shortly; your platform team is told.",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _deliver(results: list[tuple[asyncio.Future[Any] | None, Any]]) -> None:

@@ -63,7 +63,7 @@ def open_ledger(
 def _lock(path: Path) -> IO[str]:
     """Held until the process ends: two writers would not see each other's holds."""
     try:
-        lock = open(f"{path}.lock", "w")  # noqa: SIM115 - closed with the ledger
+        lock = open(f"{path.resolve()}.lock", "w")  # noqa: SIM115 - closed with the ledger
     except OSError as error:
         raise StartupError(f"the ledger {path} cannot be opened: {error.strerror} ({path.parent or '.'})") from None
     try:
@@ -81,9 +81,14 @@ def _connect(path: Path, durability: Durability) -> sqlite3.Connection:
         )
     # The writer's thread takes the connection over once start-up is done: one user at any time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        schema_version(connection, path)  # before anything is written: it may be another program's database
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

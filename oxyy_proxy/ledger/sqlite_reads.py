@@ -14,6 +14,7 @@ import aiosqlite
 
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger.schema import APPLICATION_ID, MIGRATIONS
+from oxyy_proxy.ledger.sqlite import LONGEST_BODY_S
 from oxyy_proxy.ledger.sqlite_open import ledger_path
 from oxyy_proxy.rules.requestid import first_id_at
 
@@ -51,67 +52,79 @@ class Invariant:
     query: str
 
 
+_POSTED = """
+    posted AS (
+        SELECT id, sum(open) AS open, sum(unresolved) AS unresolved, sum(spent) AS spent, sum(overrun) AS overrun
+        FROM (
+            SELECT json_extract(p.value, '$[0]') AS id, json_extract(p.value, '$[1]') AS open, 0 AS unresolved,
+                   0 AS spent, 0 AS overrun
+            FROM open_requests, json_each(open_requests.postings) AS p
+            UNION ALL
+            SELECT json_extract(p.value, '$[0]'), 0, json_extract(p.value, '$[1]'), json_extract(p.value, '$[2]'),
+                   requests.overrun * (json_extract(p.value, '$[1]') + json_extract(p.value, '$[2]'))
+            FROM requests, json_each(requests.postings) AS p
+        ) GROUP BY id
+    )"""
+"""What rows have on each counter: held by open ones, kept for unresolved ones, spent, and that of overruns."""
+
 INVARIANTS = (
     Invariant(
         "held and spent of each counter equal what its requests have on it",
-        """
-        WITH posted AS (
-            SELECT json_extract(p.value, '$[0]') AS id, sum(json_extract(p.value, '$[1]')) AS held,
-                   sum(json_extract(p.value, '$[2]')) AS spent
-            FROM requests, json_each(requests.postings) AS p GROUP BY 1
-        )
-        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': held ' || c.held || ', rows say '
-               || coalesce(posted.held, 0) || '; spent ' || c.spent || ', rows say '
-               || (c.opening + coalesce(posted.spent, 0))
-        FROM counters AS c LEFT JOIN posted USING (id)
-        WHERE c.held <> coalesce(posted.held, 0) OR c.spent <> c.opening + coalesce(posted.spent, 0)""",
+        f"""
+        WITH {_POSTED}
+        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': unresolved ' || c.unresolved
+               || ', rows say ' || coalesce(p.unresolved, 0) || '; spent ' || c.spent || ', rows say '
+               || (c.opening + coalesce(p.spent, 0))
+        FROM counters AS c LEFT JOIN posted AS p USING (id)
+        WHERE c.unresolved <> coalesce(p.unresolved, 0) OR c.spent <> c.opening + coalesce(p.spent, 0)
+        UNION ALL
+        SELECT 'counter ' || id || ' is missing: rows say unresolved ' || unresolved || ', spent ' || spent
+        FROM posted WHERE id NOT IN (SELECT id FROM counters)""",
     ),
     Invariant(
         "spent + held never passes a cap, overruns apart",
-        """
-        WITH overruns AS (
-            SELECT json_extract(p.value, '$[0]') AS id, sum(json_extract(p.value, '$[2]')) AS spent
-            FROM requests, json_each(requests.postings) AS p WHERE overrun GROUP BY 1
-        )
-        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': ' || (c.spent + c.held)
-               || ' of ' || c.cap
-        FROM counters AS c LEFT JOIN overruns USING (id)
-        WHERE c.spent + c.held - coalesce(overruns.spent, 0) > max(c.cap, c.opening)""",
+        f"""
+        WITH {_POSTED}
+        SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': '
+               || (c.spent + c.unresolved + coalesce(p.open, 0)) || ' of ' || c.cap
+        FROM counters AS c LEFT JOIN posted AS p USING (id)
+        WHERE c.spent + c.unresolved + coalesce(p.open, 0) - coalesce(p.overrun, 0) > max(c.cap, c.opening)""",
     ),
     Invariant(
-        "totals equal the settled rows",
+        "totals equal the rows",
         """
         SELECT team || ' ' || model || ' ' || endpoint || ': rows minus totals is ' || sum(cost) || ' nano-USD, '
-               || sum(input) || ' + ' || sum(output) || ' tokens'
+               || sum(input) || ' + ' || sum(output) || ' tokens, ' || sum(unresolved) || ' unresolved'
         FROM (
-            SELECT team, cost_center, model_served AS model, endpoint, cost_nusd AS cost, input_tokens AS input,
-                   output_tokens AS output
-            FROM requests WHERE state = 'settled'
+            SELECT team, cost_center, coalesce(model_served, json_extract(attempts, '$[#-1][0]')) AS model, endpoint,
+                   cost_nusd AS cost, input_tokens AS input, output_tokens AS output,
+                   state = 'unresolved' AS unresolved
+            FROM requests WHERE state <> 'voided'
             UNION ALL
-            SELECT team, cost_center, model, endpoint, -cost_nusd, -input_tokens, -output_tokens FROM totals
+            SELECT team, cost_center, model, endpoint, -cost_nusd, -input_tokens, -output_tokens, -unresolved
+            FROM totals
         )
         GROUP BY team, cost_center, model, endpoint
-        HAVING sum(cost) <> 0 OR sum(input) <> 0 OR sum(output) <> 0""",
+        HAVING sum(cost) <> 0 OR sum(input) <> 0 OR sum(output) <> 0 OR sum(unresolved) <> 0""",
     ),
     Invariant(
-        "only settled requests cost, and an ended request has an end",
+        "only settled requests cost",
         """
         SELECT request_id || ': ' || state || ' with cost ' || cost_nusd FROM requests
-        WHERE (state <> 'settled' AND cost_nusd <> 0) OR (state <> 'open' AND finished_ms IS NULL)""",
+        WHERE state <> 'settled' AND cost_nusd <> 0""",
     ),
     Invariant(
         "what a request may still cost is the sum of its ambiguous attempts",
         """
-        SELECT r.request_id || ': ' || r.unresolved_nusd || ', attempts say ' || coalesce(sum(a.worst_nusd), 0)
-        FROM requests AS r LEFT JOIN attempts AS a ON a.request_id = r.request_id AND a.outcome = 'ambiguous'
-        WHERE r.state <> 'open' GROUP BY r.request_id HAVING r.unresolved_nusd <> coalesce(sum(a.worst_nusd), 0)""",
+        SELECT r.request_id || ': ' || r.unresolved_nusd || ', attempts say '
+               || coalesce(sum(json_extract(a.value, '$[1]')), 0)
+        FROM requests AS r LEFT JOIN json_each(r.attempts) AS a ON json_extract(a.value, '$[5]') = 'ambiguous'
+        GROUP BY r.request_id
+        HAVING r.unresolved_nusd <> coalesce(sum(json_extract(a.value, '$[1]')), 0)""",
     ),
     Invariant(
-        "every request has its attempts",
-        """
-        SELECT r.request_id || ': ' || r.attempts || ', rows say ' || count(a.n)
-        FROM requests AS r LEFT JOIN attempts AS a USING (request_id)
-        GROUP BY r.request_id HAVING r.attempts <> count(a.n) AND r.state <> 'voided'""",
+        "no request is both open and ended",
+        "SELECT request_id || ': open, and ' || state FROM requests JOIN open_requests USING (request_id)",
     ),
 )
 
@@ -156,19 +169,28 @@ async def verify(url: str, shown: int = 5) -> Verdict:
                 broken.append(f"{invariant.promise}: … and {len(rows) - shown} more")
         figures = await db.execute_fetchall(
             "SELECT count(*), coalesce(sum(state = 'unresolved'), 0), coalesce(sum(state = 'open'), 0),"
-            " coalesce(sum(overrun), 0) FROM requests"
+            " coalesce(sum(overrun), 0) FROM usage"
         )
     return Verdict(tuple(broken), *next(iter(figures)))
 
 
 def _between(since: datetime | None, until: datetime | None) -> tuple[str, tuple[Any, ...]]:
-    """A condition that the primary key narrows: ids are in the order of time."""
-    conditions, bounds = [], []
-    for bound, operator in ((since, ">="), (until, "<")):
-        if bound is not None:
-            conditions.append(f"request_id {operator} ?")
-            bounds.append(first_id_at(int(bound.astimezone(UTC).timestamp())))
+    """A condition on the start, which the primary key narrows: an id is of the time of the request's head, the start
+    is when its body was there."""
+    conditions: list[str] = []
+    bounds: list[str] = []
+    if since is not None:
+        conditions += ["request_id >= ?", "started_at >= ?"]
+        bounds += [first_id_at(int(since.timestamp()) - LONGEST_BODY_S), _written(since)]
+    if until is not None:
+        conditions += ["request_id < ?", "started_at < ?"]
+        bounds += [first_id_at(int(until.timestamp()) + 1), _written(until)]
     return ("WHERE " + " AND ".join(conditions) if conditions else "", tuple(bounds))
+
+
+def _written(when: datetime) -> str:
+    """As the view `usage` writes times; text in this form sorts as time does."""
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @asynccontextmanager

@@ -91,26 +91,27 @@ def covers(limit: Limit, model: str) -> bool:
     return not limit.models or matches(limit.models, model)
 
 
-def worst_on(limit: Limit, target: Target) -> int:
-    """The most that one attempt at this target can add to the limit."""
-    if not covers(limit, target.model.name):
-        return 0
-    if limit.meter == "usd":
-        return target.worst_nusd
-    if limit.meter == "tokens":
-        return target.worst_tokens
-    return 1
-
-
 def reservations(plan: Plan, now: float) -> tuple[Reservation, ...]:
     """What the plan must hold on each of its limits: the worst over the chain, as one target answers in the end."""
+    everything = _worst(plan.targets)
     found = []
     for limit in plan.limits:
-        watched = [target for target in plan.targets if covers(limit, target.model.name)]
-        if watched:
-            amount = max(worst_on(limit, target) for target in watched)
-            found.append(Reservation(limit, window(limit, now), amount))
+        worst = everything
+        if limit.models:
+            watched = [target for target in plan.targets if covers(limit, target.model.name)]
+            if not watched:
+                continue
+            worst = _worst(watched)
+        found.append(Reservation(limit, window(limit, now), worst.get(limit.meter, 1)))
     return tuple(found)
+
+
+def _worst(targets: Sequence[Target]) -> dict[str, int]:
+    """What to hold by meter for those targets; the other meters count requests."""
+    return {
+        "usd": max([target.worst_nusd for target in targets]),
+        "tokens": max([target.worst_tokens for target in targets]),
+    }
 
 
 def refusal(asked: Iterable[tuple[Standing, int]], now: float) -> ProxyError | None:
@@ -167,7 +168,11 @@ def duration(seconds: int) -> str:
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
 
 
-def tightest(standings: Sequence[Standing], meter: str) -> Standing | None:
-    """Of the limits with this meter, the one with the least left."""
-    of_meter = [standing for standing in standings if standing.limit.meter == meter]
-    return min(of_meter, key=lambda standing: standing.remaining, default=None)
+def tightest(standings: Iterable[Standing]) -> dict[str, Standing]:
+    """Of each meter, the limit that has the least left."""
+    found: dict[str, Standing] = {}
+    for standing in standings:
+        meter = standing.limit.meter
+        if meter not in found or standing.remaining < found[meter].remaining:
+            found[meter] = standing
+    return found

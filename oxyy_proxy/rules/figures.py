@@ -18,15 +18,16 @@ class TotalKey(NamedTuple):
     endpoint: str
 
 
-@dataclass(slots=True)
-class Total:
-    """Sums over settled requests since the ledger began. `estimated`: requests whose usage was estimated."""
+class Total(NamedTuple):
+    """Sums over settled requests since the ledger began. `estimated`: those whose usage was estimated. `unresolved`:
+    requests that may have cost money, under the model of their last attempt."""
 
     cost_nusd: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     estimated: int = 0
+    unresolved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +36,3 @@ class Snapshot:
 
     totals: Mapping[TotalKey, Total]
     standings: Sequence[Standing]
-    unresolved: int

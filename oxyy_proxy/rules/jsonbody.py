@@ -1,7 +1,7 @@
-"""A JSON request body, read once by one parser that also knows where each top-level member stands.
+"""A JSON request body: its members, and the bytes with some of them changed in place.
 
-The body goes upstream byte for byte save for what must change, so members are spliced in place. One parser reads
-and locates: with two, a key written twice or as `mod\\u0065l` could be one model to us and another to the upstream.
+The body goes upstream byte for byte save for what must change. No top-level key may be there twice, in any spelling: a
+second `model`, or a `mod\\u0065l`, could be one model to us and another to the upstream.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
+
+import orjson
 
 from oxyy_proxy.errors import InvalidJson
 
@@ -25,87 +27,117 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _value_at = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
-"""(text, index) -> (value, index after it); C speed, and the only parser that request bodies meet."""
+"""(text, index) -> (value, index after it), at C speed."""
+
+_WORD_AS_KEY = re.compile(rb'"([A-Za-z_][A-Za-z0-9_]*)"[ \t\n\r]*:')
+"""In valid JSON: every key that is a word, at any depth. A quote within a string has a backslash before it."""
 
 
 class JsonBody:
     """A JSON object: `members` holds the decoded top-level values; `replaced` gives the bytes with some changed."""
 
-    __slots__ = ("_spans", "_text", "members", "raw")
+    __slots__ = ("members", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Parse `raw`. Raises InvalidJson: not UTF-8, not one JSON object, NaN, too deep, a top-level key twice."""
         self.raw = raw
         try:
-            self._text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InvalidJson(f"The body is not UTF-8 (byte {error.start}). Send JSON encoded as UTF-8.") from None
-        self.members: dict[str, Any] = {}
-        self._spans: dict[str, tuple[int, int]] = {}
-        try:
-            self._parse()
-        except json.JSONDecodeError as error:
-            raise InvalidJson(f"The body is not valid JSON: {error}. Check it with a JSON parser.") from None
-        except RecursionError:
-            raise _too_deep() from None
-        except ValueError as error:  # a number of more digits than Python converts
-            raise InvalidJson(f"The body holds a number that cannot be read: {error}") from None
+            members = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            # Half a surrogate pair, which orjson refuses and clients send; or an error, which the walk words well.
+            members = _walk(raw)[0]
+        if not isinstance(members, dict):
+            raise InvalidJson('The body must be one JSON object, such as {"model": …}.')
+        self.members: dict[str, Any] = members
+        if not _plainly_unique(raw, members):
+            _walk(raw)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
             raise _too_deep()
 
-    def _parse(self) -> None:
-        """Walk the top level; each value is decoded by the C scanner, which also says where it ends."""
-        text = self._text
-        at = _skip(text, 0)
-        if text[at : at + 1] != "{":
-            raise InvalidJson('The body must be one JSON object, such as {"model": …}.')
-        at = _skip(text, at + 1)
-        if text[at : at + 1] == "}":
-            self._require_end(at + 1)
-            return
-        while True:
-            if text[at : at + 1] != '"':
-                raise json.JSONDecodeError("Expecting a property name in double quotes", text, at)
-            key, at = _value_at(text, at)
-            at = _skip(text, at)
-            if text[at : at + 1] != ":":
-                raise json.JSONDecodeError("Expecting ':'", text, at)
-            start = _skip(text, at + 1)
-            value, end = _value_at(text, start)
-            if key in self.members:
-                raise InvalidJson(f"The body has the key {key!a} twice. Keep one of them.")
-            self.members[key] = value
-            self._spans[key] = (start, end)
-            at = _skip(text, end)
-            delimiter = text[at : at + 1]
-            if delimiter == "}":
-                self._require_end(at + 1)
-                return
-            if delimiter != ",":
-                raise json.JSONDecodeError("Expecting ',' or '}'", text, at)
-            at = _skip(text, at + 1)
-
-    def _require_end(self, at: int) -> None:
-        if _skip(self._text, at) != len(self._text):
-            raise json.JSONDecodeError("Extra data after the object", self._text, at)
-
     def replaced(self, changes: Mapping[str, Any]) -> bytes:
         """The body with these top-level members set; every other byte stays as it came."""
-        text = self._text
-        present = sorted((self._spans[key], key) for key in changes if key in self._spans)
-        pieces, at = [], 0
-        for (start, end), key in present:
-            pieces += [text[at:start], _dumps(changes[key])]
-            at = end
-        absent = [key for key in changes if key not in self._spans]
-        if absent:
-            close = text.rindex("}")
-            pieces.append(text[at:close].rstrip(" \t\r\n"))
-            members = ",".join(f"{_dumps(key)}:{_dumps(changes[key])}" for key in absent)
-            pieces.append(("," if self.members else "") + members)
-            at = close
-        pieces.append(text[at:])
-        return "".join(pieces).encode("utf-8")
+        close = self.raw.rindex(b"}")
+        last = len(self.raw[:close].rstrip(b" \t\r\n"))
+        head, tail = self.raw[:last], self.raw[last:]
+        present = [key for key in changes if key in self.members]
+        if present:
+            text, pieces, at = head.decode(), [], 0
+            spans = _walk(self.raw)[1]
+            for (start, end), key in sorted((spans[key], key) for key in present):
+                pieces += [text[at:start], _dumps(changes[key])]
+                at = end
+            head = "".join([*pieces, text[at:]]).encode()
+        added = [f"{_dumps(key)}:{_dumps(value)}" for key, value in changes.items() if key not in self.members]
+        if added and self.members:
+            added[0] = "," + added[0]
+        return head + ",".join(added).encode() + tail
+
+
+def _plainly_unique(raw: bytes, members: Mapping[str, Any]) -> bool:
+    """Whether it is plain that no top-level key is there twice: each is a word that is a key once in the whole body,
+    and nothing in the body is spelled with an escape that a word could hide behind."""
+    if b"\\u" in raw:
+        return False
+    keys = _WORD_AS_KEY.findall(raw)
+    return all(keys.count(key.encode("utf-8", "surrogatepass")) == 1 for key in members)
+
+
+_Spans = dict[str, tuple[int, int]]
+
+
+def _walk(raw: bytes) -> tuple[dict[str, Any], _Spans]:
+    """The top-level members and where each value stands, in characters. Raises InvalidJson."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"The body is not UTF-8 (byte {error.start}). Send JSON encoded as UTF-8.") from None
+    try:
+        return _members(text)
+    except json.JSONDecodeError as error:
+        raise InvalidJson(f"The body is not valid JSON: {error}. Check it with a JSON parser.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise InvalidJson(f"The body holds a number that cannot be read: {error}") from None
+
+
+def _members(text: str) -> tuple[dict[str, Any], _Spans]:
+    """Walk the top level; each value is decoded by the C scanner, which also says where it ends."""
+    members: dict[str, Any] = {}
+    spans: _Spans = {}
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        raise InvalidJson('The body must be one JSON object, such as {"model": …}.')
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "}":
+        _require_end(text, at + 1)
+        return members, spans
+    while True:
+        if text[at : at + 1] != '"':
+            raise json.JSONDecodeError("Expecting a property name in double quotes", text, at)
+        key, at = _value_at(text, at)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            raise json.JSONDecodeError("Expecting ':'", text, at)
+        start = _skip(text, at + 1)
+        value, end = _value_at(text, start)
+        if key in members:
+            raise InvalidJson(f"The body has the key {key!a} twice. Keep one of them.")
+        members[key] = value
+        spans[key] = (start, end)
+        at = _skip(text, end)
+        delimiter = text[at : at + 1]
+        if delimiter == "}":
+            _require_end(text, at + 1)
+            return members, spans
+        if delimiter != ",":
+            raise json.JSONDecodeError("Expecting ',' or '}'", text, at)
+        at = _skip(text, at + 1)
+
+
+def _require_end(text: str, at: int) -> None:
+    if _skip(text, at) != len(text):
+        raise json.JSONDecodeError("Extra data after the object", text, at)
 
 
 def _dumps(value: object) -> str:

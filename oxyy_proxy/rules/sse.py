@@ -23,16 +23,24 @@ class Framer:
     __slots__ = ("_searched", "tail")
 
     def __init__(self) -> None:
-        self.tail = b""
+        self.tail = bytearray()  # grows in place: an event of megabytes may come in many small pieces
         self._searched = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        buffer = self.tail + data if self.tail else data
+        if not self.tail:
+            found = _EVENT_END.search(data)
+            if found is not None and found.end() == len(data):
+                return [data]  # one event in one piece, as most come
+        buffer: bytes | bytearray = data
+        if self.tail:
+            self.tail += data
+            buffer = self.tail
         events, start, search = [], 0, self._searched
         while found := _EVENT_END.search(buffer, search):
-            events.append(buffer[start : found.end()])
+            events.append(bytes(buffer[start : found.end()]))
             start = search = found.end()
-        self.tail = buffer[start:]
+        if start or buffer is data:
+            self.tail = bytearray(buffer[start:])
         # An end may begin in the last three bytes that were searched (\r\n\r | \n).
         self._searched = max(0, len(self.tail) - 3)
         return events

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Meter = Literal["usd", "tokens", "requests", "concurrent"]
 Per = Literal["minute", "hour", "day", "month"]
@@ -18,8 +18,7 @@ PRICE_SCALE = 1_000_000
 """Prices are kept as nano-USD per this many units, so that prices per million tokens stay integers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one answer consumed. `cached` and `audio` tokens are parts of `input_tokens` / `output_tokens`."""
 
     input_tokens: int = 0
@@ -144,8 +143,7 @@ class Policy:
     drain_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A model that may answer, with the worst it can cost for the request at hand."""
 
     model: Model
@@ -153,8 +151,7 @@ class Target:
     worst_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What was decided: the chain of targets in order, and the limits that watch it."""
 
     model_requested: str

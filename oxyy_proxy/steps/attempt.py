@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
 from oxyy_proxy.endpoints.base import Answer, Ask, StreamMeter
 from oxyy_proxy.errors import (
@@ -19,7 +19,6 @@ from oxyy_proxy.errors import (
     UpstreamErrorAnswer,
     UpstreamFailure,
     UpstreamStatus,
-    UpstreamTimeout,
 )
 from oxyy_proxy.ledger.base import AttemptEnd
 from oxyy_proxy.rules.route import backoff_s, next_target
@@ -35,8 +34,7 @@ _AMBIGUOUS_STATUS = frozenset({408, 502, 504})
 """Statuses by which a gateway on the way says that it gave up waiting: the work may have been done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(NamedTuple):
     """A 200 that was read whole: its bytes, and what they say was consumed."""
 
     target: Target
@@ -45,8 +43,7 @@ class Whole:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Streaming:
+class Streaming(NamedTuple):
     """A 200 whose first event is here: `first` may go to the client, the rest is in `answer`."""
 
     target: Target
@@ -56,8 +53,7 @@ class Streaming:
     first: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PassedThrough:
+class PassedThrough(NamedTuple):
     """An error of the upstream that is the client's to see, unchanged."""
 
     target: Target
@@ -101,25 +97,18 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
 async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:
     """One call. Raises UpstreamFailure."""
     ask, model, retry = call.ask, target.model, x.policy.retry
-    if ask.stream:
-        limit_s, idle_s = _first(model.first_byte_s, retry.first_byte_s), retry.idle_s
-    else:
-        limit_s = idle_s = _first(model.answer_s, retry.answer_s)
-    headers = {"Content-Type": "application/json", "x-request-id": x.request_id, **x.forwarded}
-    answer = None
+    own_s, general_s = (model.first_byte_s, retry.first_byte_s) if ask.stream else (model.answer_s, retry.answer_s)
+    limit_s = min(general_s if own_s is None else own_s, left_s)
+    headers = f"Content-Type: application/json\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
+    answer = await services.upstream.post(call.endpoint.path, ask.body_for(model.name), headers, limit_s)
     try:
-        async with asyncio.timeout(max(0.0, min(limit_s, left_s))):
-            answer = await services.upstream.post(call.endpoint.path, ask.body_for(model.name), headers, idle_s)
-            answered = await _read(ask, target, answer, retry)
-    except TimeoutError:
-        if answer is not None:
-            answer.close()
-        raise UpstreamTimeout(f"The upstream gave no answer within {min(limit_s, left_s):.0f} s. Retry.") from None
+        answered = await _read(ask, target, answer, retry)
     except BaseException:
-        if answer is not None:
-            answer.close()
+        answer.close()
         raise
-    if not isinstance(answered, Streaming):
+    if isinstance(answered, Streaming):
+        answer.flow(retry.idle_s)
+    else:
         answer.close()
     return answered
 
@@ -161,7 +150,3 @@ async def _first_event(answer: UpstreamAnswer, meter: StreamMeter) -> tuple[Stre
     if not meter.started:
         raise meter.failure or UpstreamBadResponse("The upstream's stream ended before it began. Retry.")
     return meter, b"".join(out)
-
-
-def _first(own: float | None, otherwise: float) -> float:
-    return otherwise if own is None else own

@@ -9,13 +9,14 @@ import asyncio
 from time import monotonic
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from oxyy_proxy.endpoints import ENDPOINTS, models
 from oxyy_proxy.endpoints.base import Ask, Endpoint, target
 from oxyy_proxy.errors import (
     Draining,
     InternalError,
+    MalformedRequest,
     MethodNotAllowed,
     ProxyError,
     RequestTooLarge,
@@ -34,11 +35,13 @@ from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
 from oxyy_proxy.steps.relay import answer_headers, relay
 from oxyy_proxy.steps.state import Call, Exchange, Services
+from oxyy_proxy.sweep import Wait
 
 PREFIX = "/v1"
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
 
+_FORWARDED = ("Accept", "User-Agent")
 _USAGE_PATH = f"{PREFIX}/usage"
 _MODELS_PATH = PREFIX + models.PATH
 _POSTS = {PREFIX + endpoint.path: endpoint for endpoint in ENDPOINTS}
@@ -80,6 +83,7 @@ class Exchanges:
     async def _answer(self, x: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """The steps, in order."""
         services, policy = self._services, x.policy
+        _require_plain_framing(request)
         if services.draining:
             raise Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"})
         principal = authenticate(policy, request.headers.get("Authorization", ""), x.started_at)
@@ -91,7 +95,7 @@ class Exchanges:
         in_flight = services.metrics.in_flight(endpoint.name)
         in_flight.inc()
         try:
-            ask = endpoint.parse(await _read_body(request, endpoint.max_body_bytes))
+            ask = endpoint.parse(await self._read_body(x, request, endpoint.max_body_bytes))
             x.stream = ask.stream
             x.model_requested = ask.model or ""
             call = _decide(x, principal, endpoint, ask)
@@ -110,8 +114,8 @@ class Exchanges:
             started=monotonic(),
             policy=services.policies.policy,
             client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
-            tag=headers["x-oxyy-tag"][:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
-            forwarded={name: headers[name] for name in ("Accept", "User-Agent") if name in headers},
+            tag=_text(headers["x-oxyy-tag"])[:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
+            forwarded="".join([f"{name}: {headers[name]}\r\n" for name in _FORWARDED if name in headers]),
         )
 
     async def _other_route(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.Response:
@@ -129,6 +133,39 @@ class Exchanges:
             limits = watching(x.policy, principal)
             return _json(x, team_usage(principal, await self._services.ledger.standings(limits, x.started_at)))
         raise _no_route(path, method)
+
+    async def _read_body(self, x: Exchange, request: web.BaseRequest, limit_bytes: int) -> bytes:
+        """The whole body. Raises RequestTooLarge (as soon as it is known), UnsupportedEncoding or MalformedRequest."""
+        headers, transport = request.headers, request.transport
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedEncoding("Compressed request bodies are not accepted. Send the body as it is.")
+        announced = request.content_length
+        if announced is not None and announced > limit_bytes:
+            raise _too_large(limit_bytes)
+        content = request.content
+        if announced is not None and content.is_eof():
+            return content.read_nowait()  # it came with its head, as most do
+        if transport is None:
+            raise _broken_off()
+        if headers.get("Expect", "").lower() == "100-continue":
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # A client that falls silent is dropped. So is one whose chunks are malformed: aiohttp tells nobody of that.
+        wait = Wait(x.policy.retry.idle_s, transport.abort)
+        self._services.sweeper.add(wait)
+        pieces, size = [], 0
+        try:
+            wait.since = monotonic()
+            while piece := await content.readany():
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit_bytes:
+                    raise _too_large(limit_bytes)
+                wait.since = monotonic()
+        except (OSError, web.RequestPayloadError):
+            raise _broken_off() from None
+        finally:
+            self._services.sweeper.remove(wait)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _record(self, x: Exchange) -> None:
         """One record to the metrics and the log."""
@@ -164,24 +201,23 @@ def _decide(x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> 
     return Call(principal, endpoint, ask, Plan(requested, targets, watching(x.policy, principal)))
 
 
-async def _read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
-    """The whole body. Raises RequestTooLarge (as soon as it is known) or UnsupportedEncoding."""
-    headers = request.headers
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedEncoding("Compressed request bodies are not accepted. Send the body as it is.")
-    announced = request.content_length
-    if announced is not None and announced > limit_bytes:
-        raise _too_large(limit_bytes)
-    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    content = request.content
-    pieces, size = [], 0
-    while piece := await content.readany():
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit_bytes:
-            raise _too_large(limit_bytes)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _require_plain_framing(request: web.BaseRequest) -> None:
+    """Raises MalformedRequest for another HTTP than 1.0 and 1.1, and for a body whose end two parsers may see in
+    different places (RFC 9112, section 6.1): aiohttp lets both pass."""
+    coding = request.headers.get("Transfer-Encoding")
+    if request.version not in (HttpVersion10, HttpVersion11) or (
+        coding is not None and (coding.lower() != "chunked" or request.version == HttpVersion10)
+    ):
+        raise MalformedRequest("Speak HTTP/1.1, and send the body with a Content-Length or plainly chunked.")
+
+
+def _text(header: str) -> str:
+    """A header as text: bytes that are not UTF-8, which aiohttp keeps as surrogates, cannot be stored."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _broken_off() -> MalformedRequest:
+    return MalformedRequest("The body broke off. Send as much as was announced.")
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:
@@ -214,7 +250,7 @@ def _refusal(x: Exchange, error: ProxyError) -> web.Response:
     x.error_code = error.code
     headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
     response = web.Response(status=status, body=body, headers=headers)
-    if isinstance(error, RequestTooLarge | UnsupportedEncoding):
+    if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest):
         response.force_close()  # the rest of the body is not wanted
     return response
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from oxyy_proxy.errors import ProxyError, UpstreamFailure, UpstreamStatus
+from oxyy_proxy.errors import Draining, InternalError, ProxyError, UpstreamFailure, UpstreamStatus
 from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement, State
 from oxyy_proxy.rules.budget import reservations
 from oxyy_proxy.rules.price import cost_nusd
@@ -96,8 +96,16 @@ class Hold:
             status = error.upstream_status if isinstance(error, UpstreamStatus) else error.status
             await self.ended(end, status, error.code)
         else:
-            self._exchange.error_code = "abandoned"
-            self._settle("unresolved", CLIENT_LEFT_STATUS, _ABANDONED)
+            status, self._exchange.error_code = self._broken_off(error)
+            self._settle("unresolved", status, _ABANDONED)
+
+    def _broken_off(self, error: BaseException | None) -> tuple[int, str]:
+        """Status and code on record where a defect or a cancellation ended the block: what the client is then told."""
+        if isinstance(error, Exception):
+            return 200 if self._exchange.committed else InternalError.status, InternalError.code
+        if self._services.draining:
+            return Draining.status, Draining.code
+        return CLIENT_LEFT_STATUS, "abandoned"
 
     def _unanswered(self, end: AttemptEnd) -> State:
         return "unresolved" if end.outcome == "ambiguous" or self._ambiguous_before else "voided"

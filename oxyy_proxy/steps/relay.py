@@ -62,16 +62,14 @@ def answer_headers(x: Exchange) -> dict[str, str]:
         headers["x-oxyy-model"] = x.model_served
     if x.attempts:
         headers["x-oxyy-attempts"] = str(x.attempts)
-    for meter in ("requests", "tokens"):
-        standing = tightest(x.standings, meter)
-        if standing is not None:
+    for meter, standing in tightest(x.standings).items():
+        if meter == "usd":
+            headers["x-oxyy-budget-remaining-usd"] = usd(standing.remaining)
+        elif meter != "concurrent":
             resets_s = max(0, int(standing.window.end - x.started_at))
             headers[f"x-ratelimit-limit-{meter}"] = str(standing.limit.cap)
             headers[f"x-ratelimit-remaining-{meter}"] = str(standing.remaining)
             headers[f"x-ratelimit-reset-{meter}"] = duration(resets_s)
-    budget = tightest(x.standings, "usd")
-    if budget is not None:
-        headers["x-oxyy-budget-remaining-usd"] = usd(budget.remaining)
     return headers
 
 

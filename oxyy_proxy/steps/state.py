@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oxyy_proxy.endpoints.base import Ask, Endpoint
 from oxyy_proxy.ledger.base import Ledger
@@ -40,8 +40,7 @@ class Services:
     running: set[asyncio.Task[object]] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What was decided before anything is spent: who calls what, and which models may answer."""
 
     principal: Principal
@@ -62,8 +61,8 @@ class Exchange:
     policy: Policy
     client_request_id: str = ""
     tag: str | None = None
-    forwarded: Mapping[str, str] = field(default_factory=dict)
-    """The client's headers that go upstream: Accept, User-Agent."""
+    forwarded: str = ""
+    """The client's headers that go upstream, Accept and User-Agent, as lines that end in CRLF."""
     team: str = ""
     key_id: str = ""
     endpoint: str = ""

@@ -1,0 +1,236 @@
+"""One HTTP/1.1 connection to the upstream: a protocol on asyncio's transports around the parser of httptools.
+
+Relaying is what this project exists for, and half of what a request cost was spent in a general client. Strict where
+a lenient client loses money: a body that ends before its Content-Length or its last chunk is cut off, not complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import cast
+
+from httptools import HttpParserError, HttpResponseParser
+
+from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure, UpstreamReset, UpstreamTimeout
+
+MAX_HEAD_BYTES = 64 * 1024
+"""The largest head of an answer, all its header lines together."""
+
+HIGH_WATER_BYTES = 256 * 1024
+"""Bytes of a body that nobody has taken yet, at which the upstream is no longer read."""
+
+
+class Incoming:
+    """An answer as it comes in: its head, and the bytes of its body that nobody has taken yet."""
+
+    __slots__ = ("_body", "_connection", "_size", "_waiter", "complete", "failure", "has_head", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._body: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.has_head = False
+        self.complete = False
+        self.failure: UpstreamFailure | None = None
+
+    async def head(self) -> None:
+        """Wait until `status` and `headers` are there. Raises UpstreamFailure."""
+        while not self.has_head:
+            if self.failure is not None:
+                raise self.failure
+            await self._something()
+
+    async def chunk(self) -> bytes:
+        """What has come of the body since, at least a byte; empty at its end. Raises UpstreamFailure, once what came
+        before it has been taken."""
+        while True:
+            body = self._body
+            if body:
+                data = body[0] if len(body) == 1 else b"".join(body)
+                body.clear()
+                if self._size > HIGH_WATER_BYTES:
+                    self._connection.resume_reading()
+                self._size = 0
+                return data
+            if self.complete:
+                return b""
+            if self.failure is not None:
+                raise self.failure
+            await self._something()
+
+    async def _something(self) -> None:
+        self._waiter = self._connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def feed(self, data: bytes) -> None:
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER_BYTES:
+            self._connection.pause_reading()
+        self.wake()
+
+    def fail(self, failure: UpstreamFailure) -> None:
+        """What comes after what was received: a failure instead of more. The first one counts."""
+        if not self.complete and self.failure is None:
+            self.failure = failure
+            self.wake()
+
+    def too_late(self) -> None:
+        """The time for it, or for its next bytes, is over."""
+        self.fail(UpstreamTimeout("The upstream took too long to answer. Retry."))
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one exchange at a time. `idle_since` is its time of release."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._incoming: Incoming | None = None
+        self._head_bytes = 0
+        self._interim = False
+        self._keep_alive = False
+        self._lost = False
+
+    def send(self, request: bytes, body: bytes) -> Incoming:
+        """Write a request; what is returned is its answer."""
+        assert self._transport is not None
+        self._parser = HttpResponseParser(self)
+        self._head_bytes = 0
+        self._interim = self._keep_alive = False
+        self._incoming = incoming = Incoming(self)
+        if len(body) < HIGH_WATER_BYTES:
+            self._transport.write(request + body)
+        else:
+            self._transport.writelines((request, body))
+        return incoming
+
+    def release(self) -> bool:
+        """The exchange is over. Whether the connection may carry another one; if not it is dropped."""
+        incoming, self._incoming = self._incoming, None
+        transport = self._transport
+        if (
+            incoming is not None
+            and transport is not None
+            and incoming.complete
+            and self._keep_alive
+            and not self._lost
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()  # answered before it had read the whole request
+        ):
+            self.resume_reading()
+            self.idle_since = monotonic()
+            return True
+        self.drop()
+        return False
+
+    @property
+    def usable(self) -> bool:
+        return not self._lost and self._transport is not None and not self._transport.is_closing()
+
+    def drop(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._lost:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._lost and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # --- from the transport ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+
+    def data_received(self, data: bytes) -> None:
+        incoming = self._incoming
+        if incoming is None or incoming.complete:
+            self._keep_alive = False
+            self.drop()  # bytes that answer nothing: what follows them cannot be trusted
+            return
+        if not incoming.has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self._head_within(data):
+                self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
+                return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
+            self._keep_alive = False
+            self._break(UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry."))
+
+    def _head_within(self, data: bytes) -> bool:
+        """Whether the head ends in this piece, so that what is large is the body behind it."""
+        return b"\r\n\r\n" in data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        incoming = self._incoming
+        if incoming is None:
+            return
+        if exc is None and incoming.has_head and self._ends_by_close():
+            incoming.complete = True
+            incoming.wake()
+        else:
+            incoming.fail(UpstreamReset("The upstream cut the connection before its answer was complete. Retry."))
+
+    def _ends_by_close(self) -> bool:
+        """Only an answer without a length of its own may end with its connection (RFC 9112, section 6.3)."""
+        assert self._incoming is not None
+        headers = self._incoming.headers
+        return b"content-length" not in headers and b"transfer-encoding" not in headers
+
+    def _break(self, failure: UpstreamFailure) -> None:
+        if self._incoming is not None:
+            self._incoming.fail(failure)
+        self.drop()
+
+    # --- from the parser ---------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        incoming = self._incoming
+        if incoming is not None and not incoming.has_head:  # else a trailer, which nobody needs
+            incoming.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        incoming = self._incoming
+        assert incoming is not None
+        status = self._parser.get_status_code()
+        self._interim = 100 <= status < 200
+        if self._interim:
+            incoming.headers.clear()
+            return
+        incoming.status = status
+        incoming.has_head = True
+        self._keep_alive = self._parser.should_keep_alive()
+        incoming.wake()
+
+    def on_body(self, data: bytes) -> None:
+        assert self._incoming is not None
+        self._incoming.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            return
+        incoming = self._incoming
+        assert incoming is not None
+        incoming.complete = True
+        incoming.wake()
