@@ -57,6 +57,6 @@ def read_settings(**flags: Any) -> Settings:
 def address(text: str) -> tuple[str, int]:
     """`HOST:PORT` or `[IPv6]:PORT` in parts. Raises StartupError."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise StartupError(f"{text!r} is not an address; use HOST:PORT, such as 127.0.0.1:8080")
     return host.removeprefix("[").removesuffix("]"), int(port)

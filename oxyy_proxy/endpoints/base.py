@@ -22,7 +22,8 @@ class StreamMeter(Protocol):
 
     `started`: a real event was seen (the commit point). `failure`: what came instead of one, or an error event among
     them. `ended`: the stream said that it is over. `farewell`: bytes to be sent once the settlement is durable.
-    `usage`: what the upstream said. `output_bytes`: UTF-8 bytes of generated text so far, for an estimate.
+    `usage`: what the upstream said. `output_bytes`: UTF-8 bytes of generated text so far, for an estimate. `mid_event`:
+    the client has the beginning of an event and not its end.
     """
 
     started: bool
@@ -31,6 +32,9 @@ class StreamMeter(Protocol):
     usage: Usage | None
     farewell: bytes
     output_bytes: int
+
+    @property
+    def mid_event(self) -> bool: ...
 
     def feed(self, data: bytes) -> bytes: ...
 

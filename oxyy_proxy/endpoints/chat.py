@@ -19,7 +19,7 @@ from oxyy_proxy.endpoints.base import (
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamFailure
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
-from oxyy_proxy.rules.sse import DONE, Framer, data_of
+from oxyy_proxy.rules.sse import DONE, Framer, data_of, is_one_event
 from oxyy_proxy.rules.types import Model, PartTokens, Usage
 
 DEFAULT_MAX_TOKENS = 4096
@@ -127,6 +127,8 @@ class ChatMeter:
         self.output_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
+        if not self._framer.tail and not self.ended and is_one_event(data):
+            return data if self._reads(data[6:-2]) else b""
         out = []
         for event in self._framer.feed(data):
             if self._passes(event):
@@ -138,6 +140,10 @@ class ChatMeter:
             out.append(bytes(tail[self._passed :]))
             self._passed = len(tail)
         return out[0] if len(out) == 1 else b"".join(out)
+
+    @property
+    def mid_event(self) -> bool:
+        return self._passed > 0
 
     def finish(self) -> bytes:
         tail = bytes(self._framer.tail)
@@ -151,8 +157,10 @@ class ChatMeter:
             self.ended = True
             self.farewell += event
             return False
-        if not data:
-            return True  # a comment, which keeps the connection alive
+        return not data or self._reads(data)  # a comment has no data, and keeps the connection alive
+
+    def _reads(self, data: bytes) -> bool:
+        """Read the data of one event; whether the client gets it."""
         chunk = read_json(data)
         if not isinstance(chunk, dict):
             if not self.started:
@@ -161,14 +169,15 @@ class ChatMeter:
         if chunk.get("error"):
             self.failure = error_answer(chunk["error"])
             return True
-        self.started = self.started or self.failure is None
-        usage = usage_of(chunk.get("usage"))
-        if usage is not None:
-            self.usage = usage
+        if not self.started:
+            self.started = self.failure is None
         self.output_bytes += _text_bytes_of(chunk, "delta")
-        if self._keep_usage or self._passed:  # what the client has a part of, it gets whole
+        said = chunk.get("usage")
+        if said is None:
             return True
-        return bool(chunk.get("choices")) or chunk.get("usage") is None
+        self.usage = usage_of(said) or self.usage
+        # What the client has a part of, it gets whole.
+        return self._keep_usage or bool(self._passed) or bool(chunk.get("choices"))
 
 
 def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
@@ -216,8 +225,8 @@ def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
     for choice in choices if isinstance(choices, list) else ():
         message = choice.get(member) if isinstance(choice, dict) else None
         for name, value in message.items() if isinstance(message, dict) else ():
-            if name != "role":
-                size += _utf8_size(value)
+            if value is not None and name != "role":
+                size += len(value) if isinstance(value, str) and value.isascii() else _utf8_size(value)
     return size
 
 

@@ -38,7 +38,7 @@ class Hold:
         self._call = call
         self._target = call.plan.targets[0]
         self._ambiguous_before = False
-        self._settled = False
+        self.settled = False
 
     async def __aenter__(self) -> Hold:
         x, plan, principal = self._exchange, self._call.plan, self._call.principal
@@ -89,7 +89,7 @@ class Hold:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled:
+        if self.settled:
             return
         if isinstance(error, UpstreamFailure):
             end = attempt_end(error)
@@ -112,7 +112,7 @@ class Hold:
 
     def _settle(self, state: State, status: int, end: AttemptEnd, *, sent: bool = True) -> asyncio.Future[None]:
         """Queue the settlement; it happens whether or not anybody waits for it."""
-        self._settled = True
+        self.settled = True
         x = self._exchange
         self._services.metrics.attempt(self._target.model.name, end.outcome)
         settlement = Settlement(

@@ -22,6 +22,9 @@ from oxyy_proxy.sweep import Wait
 
 SERVER = "oxyy-proxy"
 
+BEHIND_BYTES = 32 * 1024
+"""Bytes that a client has not taken yet, at which it is waited for."""
+
 
 async def relay(
     services: Services, x: Exchange, call: Call, hold: Hold, answered: Answered, request: web.BaseRequest
@@ -101,63 +104,74 @@ class _Stream:
         x.model_served = streaming.target.model.name
         headers = {**answer_headers(x), "Content-Type": streaming.content_type, "Cache-Control": "no-cache"}
         self._response = web.StreamResponse(status=200, headers=headers)
+        self._head_is_out = False
+        self._wait = Wait(x.policy.retry.idle_s, self._client_stalled)
 
     async def run(self) -> web.StreamResponse:
-        wait = Wait(self._x.policy.retry.idle_s, self._client_stalled)
-        self._services.sweeper.add(wait)
+        self._services.sweeper.add(self._wait)
         try:
-            await self._relay(wait)
-        finally:
-            self._services.sweeper.remove(wait)
-        return self._response
-
-    async def _relay(self, wait: Wait) -> None:
-        """Relay to the end, then settle as what the end was."""
-        meter = self._streaming.meter
-        cut: UpstreamFailure | None = None
-        try:
-            self._x.committed = True
-            await self._commit()
-            self._x.first_byte_s = monotonic() - self._x.started
-            wait.since = monotonic()
-            await self._send(self._streaming.first)
-            wait.since = None
-            while self._client_is_there and not meter.ended:
-                data = await self._streaming.answer.chunk()
-                out = meter.feed(data) if data else meter.finish()
-                if out:
-                    wait.since = monotonic()
-                    await self._send(out)
-                    wait.since = None
-                if not data:
-                    break
-            else:
-                if not meter.ended:
-                    await self._finish_without_client()
-        except UpstreamFailure as failure:
-            cut = failure
+            await self._settle(await self._relay())
         except asyncio.CancelledError:
             await self._cut_by_us()
             if not self._services.draining:
                 raise
-            return
         finally:
-            wait.since = None
-        await self._settle(cut)
+            self._services.sweeper.remove(self._wait)
+        return self._response
+
+    async def _relay(self) -> UpstreamFailure | None:
+        """Relay to the end; what cut it short, None where the upstream came to its end."""
+        meter, answer = self._streaming.meter, self._streaming.answer
+        try:
+            await self._commit()
+            while self._client_is_there and not meter.ended:
+                data = await answer.chunk()
+                out = meter.feed(data) if data else meter.finish()
+                if out and not self._send_at_once(out):
+                    await self._send(out)
+                if not data:
+                    return None
+            if not meter.ended:
+                await self._finish_without_client()
+        except UpstreamFailure as failure:
+            return failure
+        return None
 
     async def _commit(self) -> None:
+        """The answer begins: its head, and what was read to know that it is one."""
+        self._x.committed = True
         try:
             await self._response.prepare(self._request)
         except ConnectionError:
             self._client_is_there = False
+        await self._send(self._streaming.first)
+        self._head_is_out = bool(self._streaming.first)
+        self._x.first_byte_s = monotonic() - self._x.started
+
+    def _send_at_once(self, data: bytes) -> bool:
+        """Write a chunk if the client keeps up, which most do: no task switch, no timer. Whether that was so."""
+        transport = self._request.transport
+        if (
+            transport is None
+            or transport.is_closing()
+            or not (self._head_is_out and self._response.chunked)
+            or transport.get_write_buffer_size() > BEHIND_BYTES
+        ):
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     async def _send(self, data: bytes) -> None:
+        """Write, and wait while the client is behind; not for ever."""
         if not data or not self._client_is_there:
             return
+        self._wait.since = monotonic()
         try:
             await self._response.write(data)
         except ConnectionError:
             self._client_is_there = False
+        finally:
+            self._wait.since = None
 
     async def _finish_without_client(self) -> None:
         """The client has left: read on for the usage, within reason."""
@@ -187,7 +201,8 @@ class _Stream:
             failure = meter.failure or cut
             await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
         if cut is not None and meter.failure is None:
-            await self._send(error_event(cut))
+            # An event that broke off is ended, or the error would be read as the rest of it.
+            await self._send((b"\n\n" if meter.mid_event else b"") + error_event(cut))
         else:
             await self._send(meter.farewell)
         await self._end()
@@ -195,6 +210,8 @@ class _Stream:
     async def _cut_by_us(self) -> None:
         """The time to stop is up: charge what was delivered, and say so."""
         meter = self._streaming.meter
+        if self._hold.settled:
+            return
         self._x.error_code = Draining.code
         if meter.usage is not None:
             await self._hold.answered(meter.usage, reason="drained")
