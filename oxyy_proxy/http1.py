@@ -204,6 +204,10 @@ class Connection(asyncio.Protocol):
 
     # --- from the parser ---------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._incoming is None or self._incoming.complete:
+            raise HttpParserError("an answer that nobody asked for")  # else it would overwrite the one that was
+
     def on_header(self, name: bytes, value: bytes) -> None:
         incoming = self._incoming
         if incoming is not None and not incoming.has_head:  # else a trailer, which nobody needs

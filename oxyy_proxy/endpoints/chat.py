@@ -148,7 +148,10 @@ class ChatMeter:
     def finish(self) -> bytes:
         tail = bytes(self._framer.tail)
         self._framer = Framer()
-        return tail[self._passed :] if tail and self._passes(tail) else b""
+        if not tail or not self._passes(tail):
+            return b""
+        rest, self._passed = tail[self._passed :], len(tail)
+        return rest
 
     def _passes(self, event: bytes) -> bool:
         """Read one event; whether the client gets it now."""

@@ -5,7 +5,7 @@ Pure. A `Book` remembers what the running transaction touched, so that it can be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -105,19 +105,18 @@ class OpenRequest(NamedTuple):
         return TotalKey(str(team), str(cost_center), model, str(endpoint))
 
 
-def closed_postings(request: OpenRequest, ambiguous: Iterable[Tried], end: Settlement) -> list[Closed]:
+def closed_postings(request: OpenRequest, ambiguous: Sequence[Tried], end: Settlement) -> list[Closed]:
     """What a request that ends leaves: what stays held for its ambiguous attempts, and what it spent."""
-    ambiguous = tuple(ambiguous)
     left = []
     for counter, _, _ in request.postings:
         kept = sum(counter.kept_for(tried) for tried in ambiguous) if ambiguous else 0
-        left.append(Closed(counter, kept, _spent(counter, end)))
+        left.append(Closed(counter, kept, _spent(counter, request, end)))
     return left
 
 
-def _spent(counter: Counter, end: Settlement) -> int:
+def _spent(counter: Counter, request: OpenRequest, end: Settlement) -> int:
     if counter.meter == "requests":
-        return int(end.sent)
+        return int(end.sent and any(counter.covers(tried.model) for tried in request.attempts))
     if end.model_served is None or not counter.covers(end.model_served):
         return 0
     if counter.meter == "usd":

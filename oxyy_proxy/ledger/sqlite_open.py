@@ -27,7 +27,10 @@ def ledger_path(url: str) -> Path:
         raise StartupError(
             f"the ledger {url!r} is not a URL this version knows; use sqlite:///FILE (relative) or sqlite:////FILE"
         )
-    return Path(unquote(parts.path[1:]))
+    path = unquote(parts.path[1:])
+    if path == ":memory:":
+        raise StartupError("a ledger in memory would lose everything; name a file, such as sqlite:///oxyy-ledger.db")
+    return Path(path)
 
 
 def open_ledger(

@@ -32,6 +32,9 @@ _value_at = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 _WORD_AS_KEY = re.compile(rb'"([A-Za-z_][A-Za-z0-9_]*)"[ \t\n\r]*:')
 """In valid JSON: every key that is a word, at any depth. A quote within a string has a backslash before it."""
 
+_FEW_MEMBERS = 64
+"""More are walked, in one pass: counting each among all keys would take quadratic time, and hold up everybody."""
+
 
 class JsonBody:
     """A JSON object: `members` holds the decoded top-level values; `replaced` gives the bytes with some changed."""
@@ -76,7 +79,7 @@ class JsonBody:
 def _plainly_unique(raw: bytes, members: Mapping[str, Any]) -> bool:
     """Whether it is plain that no top-level key is there twice: each is a word that is a key once in the whole body,
     and nothing in the body is spelled with an escape that a word could hide behind."""
-    if b"\\u" in raw:
+    if b"\\u" in raw or len(members) > _FEW_MEMBERS:
         return False
     keys = _WORD_AS_KEY.findall(raw)
     return all(keys.count(key.encode("utf-8", "surrogatepass")) == 1 for key in members)

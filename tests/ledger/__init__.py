@@ -1,0 +1,1 @@
+"""The ledger's tests. `test_conformance.py` holds for every store."""

@@ -1,0 +1,100 @@
+"""Limits, openings and ends, as ledger tests write them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, tzinfo
+
+from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement
+from oxyy_proxy.rules.budget import reservations
+from oxyy_proxy.rules.requestid import request_id
+from oxyy_proxy.rules.types import Limit, Meter, Model, Per, Plan, Target, Usage
+
+NOW = 1_795_003_200.0
+"""2026-11-18T12:00:00Z."""
+
+ANSWERED = AttemptEnd("answered", "ok", 200)
+FAILED = AttemptEnd("failed", "status", 503)
+AMBIGUOUS = AttemptEnd("ambiguous", "reset")
+NOT_SENT = AttemptEnd("failed", "not_sent")
+
+_numbers = itertools.count(1)
+
+
+def limit(
+    meter: Meter = "usd",
+    per: Per | None = "month",
+    cap: int = 1000,
+    *,
+    team: str | None = "search",
+    key: str | None = None,
+    models: Sequence[str] = (),
+    zone: tzinfo = UTC,
+) -> Limit:
+    """As policy files make it: the id is everything but the cap and the zone."""
+    name = f"{team or 'organisation'} {meter}/{per} {','.join(models)} {key or ''}".strip()
+    return Limit(name, meter, per, cap, zone, team, key, tuple(models))
+
+
+def concurrent(cap: int, team: str | None = "search") -> Limit:
+    return limit("concurrent", None, cap, team=team)
+
+
+def target(nusd: int = 100, tokens: int = 10, model: str = "gpt-5") -> Target:
+    return Target(Model(model, frozenset({"chat"}), {}), nusd, tokens)
+
+
+def opening(
+    limits: Sequence[Limit] = (),
+    targets: Sequence[Target] = (),
+    *,
+    now: float = NOW,
+    team: str = "search",
+    key: str = "search-prod",
+    tag: str | None = None,
+    cost_center: str | None = None,
+    endpoint: str = "chat",
+) -> Opening:
+    """A request to `targets` in order, watched by `limits`; its id is new, and of its time."""
+    targets = tuple(targets) or (target(),)
+    return Opening(
+        request_id=request_id(now, f"{next(_numbers):016x}"),
+        started_at=now,
+        team=team,
+        key_id=key,
+        cost_center=cost_center or f"CC-{team}",
+        tag=tag,
+        endpoint=endpoint,
+        model_requested=targets[0].model.name,
+        stream=False,
+        reservations=reservations(Plan(targets[0].model.name, targets, tuple(limits)), now),
+        hold_nusd=max(t.worst_nusd for t in targets),
+        first=targets[0],
+    )
+
+
+def answered(
+    opened: Opening, cost_nusd: int = 40, usage: Usage | None = None, *, model: str | None = None, at: float = NOW + 1
+) -> Settlement:
+    """The request was answered, by `model` or else by its first target."""
+    return Settlement(
+        opened.request_id,
+        at,
+        "settled",
+        200,
+        ANSWERED,
+        model_served=model or opened.first.model.name,
+        usage=usage or Usage(3, 1, 0, 4, 0),
+        cost_nusd=cost_nusd,
+    )
+
+
+def voided(opened: Opening, *, sent: bool = True, at: float = NOW + 1) -> Settlement:
+    """Every attempt failed for certain, or none was sent."""
+    last = FAILED if sent else NOT_SENT
+    return Settlement(opened.request_id, at, "voided", 503, last, error_code="upstream_503", sent=sent)
+
+
+def unresolved(opened: Opening, last: AttemptEnd = AMBIGUOUS, *, at: float = NOW + 1) -> Settlement:
+    return Settlement(opened.request_id, at, "unresolved", 502, last, error_code="upstream_reset")

@@ -1,0 +1,182 @@
+"""What the writer keeps in memory, and that a transaction which failed leaves no trace in it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from oxyy_proxy.ledger.book import (
+    Book,
+    Closed,
+    Counter,
+    OpenRequest,
+    Posting,
+    Tried,
+    attempts_json,
+    closed_json,
+    closed_postings,
+    held_json,
+)
+from oxyy_proxy.rules.budget import ALWAYS, Window
+from oxyy_proxy.rules.figures import Total, TotalKey
+from oxyy_proxy.rules.types import Usage
+from tests.ledger.making import answered, concurrent, limit, opening, unresolved, voided
+
+MINUTE = Window(600, 660)
+KEY = TotalKey("search", "CC-search", "gpt-5", "chat")
+OPENED = opening([])
+
+
+def counter(meter: str = "usd", id: int = 1, models: tuple[str, ...] = (), window: Window = MINUTE) -> Counter:
+    return Counter(id, meter, models, window, cap=1000, spent=50, unresolved=20)
+
+
+def tried(model: str = "gpt-5", nusd: int = 100, tokens: int = 10) -> Tried:
+    return Tried(model, nusd, tokens, 600_000)
+
+
+def request(*postings: Posting) -> OpenRequest:
+    head = (OPENED.request_id, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5")
+    return OpenRequest(head, False, 100, postings, (tried(),))
+
+
+def figures(of: Counter) -> tuple[int, int, int, int, int]:
+    return of.spent, of.unresolved, of.held, of.users, of.cap
+
+
+class TestArithmetic:
+    def test_what_is_unresolved_is_held(self) -> None:
+        found = counter().standing(limit())
+        assert (found.spent, found.held, found.window) == (50, 20, MINUTE)
+
+    @pytest.mark.parametrize(("meter", "kept"), [("usd", 100), ("tokens", 10), ("requests", 0), ("concurrent", 0)])
+    def test_an_ambiguous_attempt_keeps_money_and_tokens(self, meter: str, kept: int) -> None:
+        assert counter(meter).kept_for(tried()) == kept
+        assert counter(meter, models=("claude-*",)).kept_for(tried()) == 0
+        assert counter(meter, models=("claude-*", "gpt-*")).kept_for(tried()) == kept
+
+    @pytest.mark.parametrize(
+        ("meter", "ended", "left"),
+        [
+            ("usd", answered(OPENED, 40), (0, 40)),
+            ("tokens", answered(OPENED, 40, Usage(3, 0, 0, 4)), (0, 7)),
+            ("tokens", answered(OPENED)._replace(usage=None), (0, 0)),
+            ("requests", answered(OPENED), (0, 1)),
+            ("requests", voided(OPENED), (0, 1)),
+            ("requests", voided(OPENED, sent=False), (0, 0)),
+            ("concurrent", answered(OPENED), (0, 0)),
+            ("usd", voided(OPENED), (0, 0)),
+            ("usd", answered(OPENED)._replace(model_served="claude"), (0, 0)),
+        ],
+    )
+    def test_what_an_end_leaves_on_each_meter(self, meter: str, ended: Any, left: tuple[int, int]) -> None:
+        on = counter(meter, models=("gpt-*",))
+        assert closed_postings(request(Posting(on, limit(), 100)), [], ended) == [Closed(on, *left)]
+
+    def test_ambiguous_attempts_are_kept_together(self) -> None:
+        on, of_claude = counter(), counter(models=("claude",))
+        ended = request(Posting(on, limit(), 300), Posting(of_claude, limit(), 100))
+        kept = [tried(nusd=100), tried("claude", nusd=70)]
+        assert closed_postings(ended, kept, unresolved(OPENED)) == [Closed(on, 170, 0), Closed(of_claude, 70, 0)]
+
+
+class TestTransactions:
+    def changed(self, book: Book, on: Counter) -> Counter:
+        """Changes everything that a book has. Returns a counter that is new."""
+        added = counter(id=2)
+        book.add_counter(("added", 600), added)
+        book.hold(added, 5, 900)
+        book.hold(on, 100, 2000)
+        book.hold_more(on, 30)
+        book.release(Posting(on, None, 130), Closed(on, 30, 40))
+        book.hold(on, 7, 10)
+        book.set_open("new", request())
+        book.set_open("running", request()._replace(hold_nusd=1))
+        book.set_open("running", None)
+        book.add_to_totals(KEY, answered(OPENED, 40, Usage(3, 1, 0, 4, 0, "estimated")))
+        book.add_to_totals(KEY._replace(model="new"), unresolved(OPENED))
+        return added
+
+    def book(self) -> tuple[Book, Counter]:
+        book, on = Book(), counter()
+        book.add_counter(("usd", 600), on)
+        book.set_open("running", request())
+        book.add_to_totals(KEY, answered(OPENED, 2, Usage(1, 0, 0, 1)))
+        book.commit()
+        return book, on
+
+    def test_what_is_undone_never_happened(self) -> None:
+        book, on = self.book()
+        before = (figures(on), dict(book.open), copy.deepcopy(book.totals), list(book.counters))
+        for _ in range(2):
+            added = self.changed(book, on)
+            assert figures(added) == (50, 20, 25, 1, 1000)
+            book.undo()
+            assert (figures(on), book.open, book.totals, list(book.counters)) == before
+            assert (book.changed_counters(), book.changed_totals()) == ([], [])
+
+    def test_what_is_committed_stays_and_is_written_once(self) -> None:
+        book, on = self.book()
+        self.changed(book, on)
+        assert figures(on) == (90, 50, 57, 1, 2000)
+        assert book.changed_counters() == [(90, 50, 2000, 1)]
+        assert sorted(book.changed_totals()) == [
+            (*KEY, 42, 4, 1, 5, 1, 0),
+            (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 1),
+        ]
+        book.commit()
+        assert (book.changed_counters(), book.changed_totals()) == ([], [])
+        book.undo()
+        assert figures(on) == (90, 50, 57, 1, 2000)
+        assert sorted(book.open) == ["new"]
+        assert book.totals[KEY] == Total(42, 4, 1, 5, 1, 0)
+
+    def test_holding_alone_does_not_change_a_counters_row(self) -> None:
+        book, on = self.book()
+        book.hold(on, 100, 1000)
+        assert book.changed_counters() == []
+        book.hold(on, 100, 1001)
+        assert book.changed_counters() == [(50, 20, 1001, 1)]
+
+    def test_what_is_kept_in_memory_alone_is_not_written(self) -> None:
+        book = Book()
+        running = Counter(0, "concurrent", (), ALWAYS, 9)
+        book.add_counter(("concurrent", 0), running)
+        book.hold(running, 1, 99)
+        assert book.changed_counters() == []
+        assert running.standing(concurrent(9)).held == 1
+
+
+def test_only_counters_that_nobody_needs_are_forgotten() -> None:
+    book = Book()
+    counters = {
+        ("idle", 600): counter(),
+        ("held", 600): counter(id=2),
+        ("changed", 600): counter(id=3),
+        ("current", 660): counter(id=4, window=Window(660, 720)),
+        ("concurrent", 0): counter("concurrent", id=0, window=ALWAYS),
+    }
+    for key, each in counters.items():
+        book.add_counter(key, each)
+    book.hold(counters["held", 600], 1, 9)
+    book.commit()
+    book.hold(counters["changed", 600], 1, 9)
+    book.release(Posting(counters["changed", 600], None, 1), Closed(counters["changed", 600], 0, 1))
+    book.drop_past_counters(now=659)
+    assert len(book.counters) == 5
+    book.drop_past_counters(now=660)
+    assert sorted(book.counters) == [("changed", 600), ("concurrent", 0), ("current", 660), ("held", 600)]
+    book.commit()
+    book.drop_past_counters(now=660)
+    assert ("changed", 600) not in book.counters
+
+
+def test_rows_name_the_counters_of_the_store_alone() -> None:
+    on, running = counter(), counter("concurrent", id=0)
+    assert held_json([Posting(on, limit(), 5), Posting(running, limit(), 1)]) == "[[1,5]]"
+    assert closed_json([Closed(on, 5, 7), Closed(running, 0, 0)]) == "[[1,5,7]]"
+    assert attempts_json([tried()]) == '[["gpt-5",100,10,600000,null,null,null,null]]'
+    assert request(Posting(on, limit(), 5)).row()[8:11] == (False, 100, "[[1,5]]")
+    assert request().total_key("mini") == KEY._replace(model="mini")

@@ -1,0 +1,423 @@
+"""The writer on SQLite: batches, defects, a store that cannot be written, and a real kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oxyy_proxy.errors import InternalError, LedgerUnavailable, QuotaExceeded
+from oxyy_proxy.ledger import sqlite, sqlite_open
+from tests.ledger.making import (
+    AMBIGUOUS,
+    FAILED,
+    NOW,
+    answered,
+    concurrent,
+    limit,
+    opening,
+    target,
+)
+from tests.ledger.stores import SqliteStore
+
+BUDGET = limit(cap=100_000)
+
+
+class Watch:
+    """What a writer reported: `commits`, `defects`. `committed()` waits for the next commit."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.commits: list[float] = []
+        self.defects: list[Exception] = []
+        self._news = asyncio.Event()
+
+    def on_commit(self, seconds: float) -> None:
+        self.commits.append(seconds)
+        self.loop.call_soon_threadsafe(self._news.set)
+
+    def on_defect(self, error: Exception) -> None:
+        self.defects.append(error)
+
+    def nothing_yet(self) -> None:
+        self._news.clear()
+
+    async def committed(self) -> None:
+        await asyncio.wait_for(self._news.wait(), 10)
+        self._news.clear()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock is waited for only briefly."""
+    monkeypatch.setattr(sqlite_open, "_BUSY_TIMEOUT_MS", 20)
+
+
+@pytest.fixture
+async def watched(sqlite_store: SqliteStore, impatient: None) -> AsyncIterator[tuple[SqliteStore, Watch]]:
+    watch = Watch()
+    sqlite_store.open(watch.on_commit, watch.on_defect)
+    return sqlite_store, watch
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Somebody else writes, and does not let go."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+async def stands(store: SqliteStore, now: float = NOW) -> tuple[int, int]:
+    (found,) = await store.ledger.standings([BUDGET], now)
+    return found.spent, found.held
+
+
+# --- batches ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def one_batch(store: SqliteStore, watch: Watch) -> Iterator[None]:
+    """Verbs queued in the block run in one transaction: the writer is held until it is left."""
+    gate, standing_still = threading.Event(), threading.Event()
+
+    def hold(seconds: float) -> None:
+        watch.commits.append(seconds)
+        standing_still.set()
+        gate.wait(10)
+
+    store.open(on_commit=hold, on_defect=watch.on_defect).standings((), NOW)
+    assert standing_still.wait(10)
+    yield
+    gate.set()
+
+
+async def test_what_waits_is_committed_together(sqlite_store: SqliteStore) -> None:
+    watch = Watch()
+    with one_batch(sqlite_store, watch):
+        waits = [sqlite_store.ledger.open(opening([BUDGET])) for _ in range(50)]
+    await asyncio.gather(*waits)
+    await sqlite_store.ledger.close()
+    assert len(watch.commits) == 2
+    assert all(seconds > 0 for seconds in watch.commits)
+
+
+async def test_a_limit_that_is_new_counts_what_its_own_batch_has_ended(sqlite_store: SqliteStore) -> None:
+    opened = opening([])
+    with one_batch(sqlite_store, Watch()):
+        ledger = sqlite_store.ledger
+        waits = [ledger.open(opened), ledger.settle(answered(opened, 40)), ledger.standings([BUDGET], NOW)]
+    (found,) = (await asyncio.gather(*waits))[-1]
+    assert found.spent == 40
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_a_batch_has_an_end(sqlite_store: SqliteStore) -> None:
+    watch = Watch()
+    with one_batch(sqlite_store, watch):
+        waits = [sqlite_store.ledger.standings((), NOW) for _ in range(2 * sqlite.MAX_BATCH)]
+    await asyncio.gather(*waits)
+    await sqlite_store.ledger.close()
+    assert len(watch.commits) == 3
+
+
+async def test_a_refusal_does_not_take_the_rest_of_its_batch_with_it(sqlite_store: SqliteStore) -> None:
+    tight = limit(cap=100)
+    with one_batch(sqlite_store, Watch()):
+        waits = [sqlite_store.ledger.open(opening([tight])) for _ in range(3)]
+        waits.append(sqlite_store.ledger.open(opening([])))
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(r) for r in results] == [tuple, QuotaExceeded, QuotaExceeded, tuple]
+    assert (await sqlite_store.verify()).broken == ()
+
+
+@pytest.mark.parametrize("defect", ["opened twice", "attempt of an unknown request"])
+async def test_a_defect_does_not_take_the_rest_of_its_batch_with_it(sqlite_store: SqliteStore, defect: str) -> None:
+    watch = Watch()
+    opened, others = opening([BUDGET]), [opening([BUDGET, concurrent(99)]) for _ in range(5)]
+    with one_batch(sqlite_store, watch):
+        ledger = sqlite_store.ledger
+        waits = [ledger.open(each) for each in (opened, *others[:3])]
+        if defect == "opened twice":
+            waits.append(ledger.open(opened))
+        else:
+            waits.append(ledger.next_attempt("req_unknown", AMBIGUOUS, target(), NOW))
+        waits += [ledger.open(each) for each in others[3:]]
+        waits += [ledger.settle(answered(opened, 40))]
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    assert [type(r) for r in results] == [tuple] * 4 + [InternalError] + [tuple] * 2 + [type(None)]
+    assert watch.defects
+    assert "platform team" in str(results[4])
+    (budget, running) = await ledger.standings([BUDGET, concurrent(99)], NOW)
+    assert (budget.spent, budget.held, running.held) == (40, 500, 5)
+    assert ledger.writable
+    verdict = await sqlite_store.verify()
+    assert (verdict.broken, verdict.requests) == ((), 6)
+
+
+# --- a store that cannot be written ----------------------------------------------------------------------------
+
+
+async def test_nothing_may_be_spent_while_the_store_is_locked(watched: tuple[SqliteStore, Watch]) -> None:
+    store, watch = watched
+    running = concurrent(9)
+    await store.ledger.open(opening([BUDGET, running]))
+    with locked(store.path):
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable) as refused:
+                await store.ledger.open(opening([BUDGET, running]))
+        with pytest.raises(LedgerUnavailable):
+            await store.ledger.standings([BUDGET], NOW)
+        assert not store.ledger.writable
+        assert refused.value.headers["Retry-After"] == "1"
+        assert watch.defects
+    found = await store.ledger.open(opening([BUDGET, running]))
+    assert [(s.spent, s.held) for s in found] == [(0, 200), (0, 2)]
+    assert store.ledger.writable
+    verdict = await store.verify()
+    assert (verdict.broken, verdict.requests) == ((), 2)
+
+
+async def test_an_end_that_cannot_be_written_lands_by_itself(watched: tuple[SqliteStore, Watch]) -> None:
+    store, watch = watched
+    opened, other = opening([BUDGET]), opening([BUDGET])
+    await store.ledger.open(opened)
+    await store.ledger.open(other)
+    with locked(store.path):
+        for end in (answered(opened, 40), answered(opened, 41), answered(other, 2)):
+            with pytest.raises(LedgerUnavailable):
+                await store.ledger.settle(end)
+        assert [row["state"] for row in store.usage()] == ["open", "open"]
+        watch.nothing_yet()
+    await watch.committed()
+    assert [(row["state"], row["cost_nusd"]) for row in store.usage()] == [("settled", 40), ("settled", 2)]
+    assert store.ledger.writable
+    assert await stands(store) == (42, 0)
+
+
+async def test_an_attempt_that_cannot_be_recorded_is_not_made_later(watched: tuple[SqliteStore, Watch]) -> None:
+    store, _ = watched
+    opened = opening([BUDGET])
+    await store.ledger.open(opened)
+    with locked(store.path), pytest.raises(LedgerUnavailable):
+        await store.ledger.next_attempt(opened.request_id, AMBIGUOUS, target(), NOW)
+    assert await stands(store) == (0, 100)
+    await store.ledger.next_attempt(opened.request_id, FAILED, target(), NOW)
+    assert [row["attempts"] for row in store.usage()] == [2]
+    assert await stands(store) == (0, 100)
+
+
+async def test_a_ledger_that_can_be_written_again_says_so_without_being_asked(
+    watched: tuple[SqliteStore, Watch],
+) -> None:
+    store, watch = watched
+    with locked(store.path):
+        with pytest.raises(LedgerUnavailable):
+            await store.ledger.open(opening([BUDGET]))
+        watch.nothing_yet()
+    await watch.committed()  # a proxy that is not ready gets no requests that would find out
+    assert store.ledger.writable
+
+
+async def test_closing_a_ledger_that_cannot_be_written_leaves_the_hold(watched: tuple[SqliteStore, Watch]) -> None:
+    store, _ = watched
+    opened = opening([BUDGET])
+    await store.ledger.open(opened)
+    with locked(store.path):
+        with pytest.raises(LedgerUnavailable):
+            await store.ledger.settle(answered(opened, 40))
+        await asyncio.wait_for(store.ledger.close(), 10)
+    assert store.open().recovered == (1, 0)
+    assert await stands(store) == (0, 100)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """The connections that ledgers write on, to take their room away."""
+    made: list[sqlite3.Connection] = []
+    connect: Callable[..., sqlite3.Connection] = sqlite_open._connect
+
+    def remember(*args: object) -> sqlite3.Connection:
+        made.append(connect(*args))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite_open, "_connect", remember)
+    return made
+
+
+async def test_a_full_disk_refuses_what_needs_room_and_loses_nothing(
+    sqlite_store: SqliteStore, connections: list[sqlite3.Connection]
+) -> None:
+    watch = Watch()
+    store = sqlite_store
+    store.open(watch.on_commit, watch.on_defect)
+    await store.ledger.open(opening([BUDGET]))
+    await watch.committed()
+    connections[0].execute("PRAGMA max_page_count = 1")  # as much as there is now, and no more
+    with pytest.raises(LedgerUnavailable):
+        await store.ledger.open(opening([BUDGET], tag="x" * 20_000))
+    assert "full" in str(watch.defects[-1])
+    assert not store.ledger.writable
+    await store.ledger.close()  # nothing else uses the connection now
+    store.open()
+    assert await stands(store) == (0, 100)
+    await store.ledger.open(opening([BUDGET], tag="x" * 20_000))
+    assert await stands(store) == (0, 200)
+    assert (await store.verify()).broken == ()
+
+
+# --- kill -9 ---------------------------------------------------------------------------------------------------
+
+_VICTIM = """
+import asyncio, sys
+from oxyy_proxy.ledger.sqlite_open import open_ledger
+from tests.ledger.making import AMBIGUOUS, NOW, answered, limit, opening, target
+
+async def request(ledger, n):
+    opened = opening([limit(cap=10**9)], [target(100 + n)])
+    await ledger.open(opened)
+    print("opened", opened.request_id, 100 + n, flush=True)
+    if n % 3 == 0:
+        await ledger.next_attempt(opened.request_id, AMBIGUOUS, target(10_000), NOW)
+        print("attempt", opened.request_id, 10_000, flush=True)
+    if n % 2:
+        await ledger.settle(answered(opened, n))
+        print("settled", opened.request_id, n, flush=True)
+
+async def main():
+    ledger = open_ledger(sys.argv[1], "process")
+    n = 0
+    while True:
+        await asyncio.gather(*(request(ledger, n + i) for i in range(20)))
+        n += 20
+
+asyncio.run(main())
+"""
+
+
+def _said_before_its_death(url: str, lines: int) -> list[str]:
+    """What a process that writes a ledger promised until it was killed, a while after its first lines."""
+    command = [sys.executable, "-c", _VICTIM, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        said = [victim.stdout.readline() for _ in range(lines)]
+        victim.send_signal(signal.SIGKILL)
+        said += victim.stdout.readlines()
+    assert victim.returncode == -signal.SIGKILL
+    return [line for line in said if line.endswith("\n")]
+
+
+@pytest.mark.parametrize("lines", [1, 37, 500])
+async def test_nothing_that_was_promised_is_lost_by_kill_9(sqlite_store: SqliteStore, lines: int) -> None:
+    said = _said_before_its_death(sqlite_store.url, lines)
+    worst: dict[str, int] = {}
+    settled: dict[str, int] = {}
+    for what, request_id, amount in map(str.split, said):
+        if what == "settled":
+            settled[request_id] = int(amount)
+        else:
+            worst[request_id] = worst.get(request_id, 0) + int(amount)
+    before = sqlite_store.usage()
+    sqlite_store.open()
+    rows = {row["request_id"]: row for row in sqlite_store.usage()}
+    assert worst.keys() <= rows.keys()
+    assert all((rows[name]["state"], rows[name]["cost_nusd"]) == ("settled", cost) for name, cost in settled.items())
+    in_flight = {row["request_id"] for row in before if row["state"] == "open"}
+    assert all(rows[name]["state"] == "unresolved" for name in in_flight)
+    # What was on its way when the process died may have landed unsaid: it can only be more.
+    assert all(rows[name]["unresolved_nusd"] >= worst.get(name, 0) for name in in_flight)
+    assert sqlite_store.ledger.recovered == (len(in_flight), 0)
+    verdict = await sqlite_store.verify()
+    assert (verdict.broken, verdict.open) == ((), 0)
+    assert await stands(sqlite_store) == (
+        sum(row["cost_nusd"] for row in rows.values()),
+        sum(row["unresolved_nusd"] for row in rows.values()),
+    )
+    totals = (await sqlite_store.ledger.snapshot((), NOW)).totals
+    assert sum(total.cost_nusd for total in totals.values()) == sum(row["cost_nusd"] for row in rows.values())
+
+
+async def test_every_commit_is_a_state_to_recover_from(sqlite_store: SqliteStore) -> None:
+    """The files as they are after each transaction of a busy ledger, opened as after a crash."""
+    copies: list[Path] = []
+    running = concurrent(20)
+    sqlite_store.open(on_commit=lambda _: copies.append(sqlite_store.copy()))
+
+    async def request(n: int) -> None:
+        opened = opening([BUDGET, running], [target(100 + n)])
+        await sqlite_store.ledger.open(opened)
+        if n % 2:
+            await sqlite_store.ledger.next_attempt(opened.request_id, AMBIGUOUS, target(7), NOW)
+        if n % 3:
+            await sqlite_store.ledger.settle(answered(opened, n))
+
+    for start in range(0, 12, 4):
+        await asyncio.gather(*(request(n) for n in range(start, start + 4)))
+    await sqlite_store.ledger.close()
+    assert len(copies) >= 3
+    for copied in copies:
+        sqlite_store.path = copied
+        ledger = sqlite_store.open()
+        rows = sqlite_store.usage()
+        assert all(row["state"] in ("settled", "unresolved") for row in rows)
+        assert (await sqlite_store.verify()).broken == ()
+        (budget, places) = await ledger.standings([BUDGET, running], NOW)
+        assert budget.spent == sum(row["cost_nusd"] for row in rows)
+        assert budget.held == sum(row["unresolved_nusd"] for row in rows)
+        assert places.held == 0
+
+
+async def test_an_open_row_without_an_attempt_gives_everything_back(sqlite_store: SqliteStore) -> None:
+    sqlite_store.open()
+    limits = [BUDGET, limit("requests", "day", 9)]
+    await sqlite_store.ledger.open(opening(limits))
+    await sqlite_store.ledger.open(opening(limits))
+    await sqlite_store.close()
+    db = sqlite3.connect(sqlite_store.path, isolation_level=None)
+    db.execute(
+        "UPDATE open_requests SET attempts = '[]' WHERE request_id = (SELECT max(request_id) FROM open_requests)"
+    )
+    db.close()
+    assert sqlite_store.open().recovered == (1, 1)
+    assert [row["state"] for row in sqlite_store.usage()] == ["unresolved", "voided"]
+    found = await sqlite_store.ledger.standings(limits, NOW)
+    assert [(s.spent, s.held) for s in found] == [(0, 100), (1, 0)]
+    assert (await sqlite_store.verify()).broken == ()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+async def test_counters_of_ended_windows_leave_memory_and_stay_in_the_store(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_COUNTERS_KEPT", 5)
+    sqlite_store.open()
+    rate = limit("requests", "minute", 1)
+    late = opening([rate])
+    await sqlite_store.ledger.open(late)
+    for minute in range(1, 20):
+        opened = opening([rate], now=NOW + 60 * minute)
+        await sqlite_store.ledger.open(opened)
+        await sqlite_store.ledger.settle(answered(opened))
+    (again,) = await sqlite_store.ledger.standings([rate], NOW)
+    assert (again.spent, again.held) == (0, 1)
+    await sqlite_store.ledger.settle(answered(late))
+    (again,) = await sqlite_store.ledger.standings([rate], NOW)
+    assert (again.spent, again.held) == (1, 0)
+    for minute in range(1, 20):
+        (again,) = await sqlite_store.ledger.standings([rate], NOW + 60 * minute)
+        assert (again.spent, again.held) == (1, 0)
+    assert (await sqlite_store.verify()).broken == ()
