@@ -4,10 +4,12 @@ inside."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import orjson
 from aiohttp import web
 
+from oxyy_proxy.errors import ProxyError
 from oxyy_proxy.steps.state import Services
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,20 +29,27 @@ class Admin:
         if request.path == "/healthz":
             return _text(200, "alive\n")
         if request.path == "/readyz":
-            return self._ready()
+            return await self._ready()
         return _text(404, "known: /metrics /healthz /readyz\n")
 
     async def _metrics(self) -> web.Response:
         services = self._services
         policy = services.policies.policy
         limits = [*policy.limits, *(limit for team in policy.teams.values() for limit in team.limits)]
-        snapshot = await services.ledger.snapshot(limits, services.clock())
+        try:
+            snapshot = await services.ledger.snapshot(limits, services.clock())
+        except ProxyError as error:
+            return _text(error.status, f"{error.message}\n")
         body = await asyncio.to_thread(services.metrics.render, snapshot)
         return web.Response(body=body, headers={"Content-Type": _METRICS_TYPE})
 
-    def _ready(self) -> web.Response:
-        """Policies are loaded from before the listener opens; what can be lacking is the ledger, or time."""
+    async def _ready(self) -> web.Response:
+        """Policies are loaded from before the listener opens; what can be lacking is the ledger, or time. A ledger that
+        failed is tried again here: nobody sends requests, by which it would be found mended, to what is not ready."""
         services = self._services
+        if not services.ledger.writable:
+            with contextlib.suppress(ProxyError):
+                await services.ledger.standings((), services.clock())
         state = {"ledger": "ok" if services.ledger.writable else "not writable", "draining": services.draining}
         ready = services.ledger.writable and not services.draining
         body = orjson.dumps({"ready": ready, "policy": services.policies.policy.version, **state})

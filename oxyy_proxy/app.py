@@ -49,9 +49,9 @@ class Proxy:
         self.policies = PolicyStore(
             settings.policies, loaded, on_loaded=self._policy_loaded, on_failed=self._policy_failed
         )
-        self.ledger = self._open_ledger()
         sweeper = Sweeper()
         self.upstream = Upstream(settings.upstream_url, org_key, sweeper)
+        self.ledger = self._open_ledger()  # what may still fail after it must close it
         self.services = Services(
             policies=self.policies,
             ledger=self.ledger,

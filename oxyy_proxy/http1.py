@@ -7,6 +7,7 @@ a lenient client loses money: a body that ends before its Content-Length or its 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
@@ -21,21 +22,37 @@ HIGH_WATER_BYTES = 256 * 1024
 """Bytes of a body that nobody has taken yet, at which the upstream is no longer read."""
 
 
+Sink = Callable[[bytes], bool]
+"""Takes a piece of a body; whether it wants more."""
+
+
 class Incoming:
     """An answer as it comes in: its head, and the bytes of its body that nobody has taken yet."""
 
-    __slots__ = ("_body", "_connection", "_size", "_waiter", "complete", "failure", "has_head", "headers", "status")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_sink",
+        "_size",
+        "_waiter",
+        "complete",
+        "failure",
+        "has_head",
+        "headers",
+        "status",
+    )
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0
+        self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.has_head = False
         self.complete = False
-        self.failure: UpstreamFailure | None = None
+        self.failure: Exception | None = None
 
     async def head(self) -> None:
         """Wait until `status` and `headers` are there. Raises UpstreamFailure."""
@@ -62,6 +79,25 @@ class Incoming:
                 raise self.failure
             await self._something()
 
+    async def push(self, sink: Sink) -> None:
+        """Hand every piece to `sink` as it comes, without a switch of tasks, until it says that it wants no more or
+        the body ends. Raises UpstreamFailure, or what `sink` raised."""
+        if self._body and not sink(await self.chunk()):
+            return
+        self._sink = sink
+        try:
+            while self._sink is not None and not self.complete:
+                if self.failure is not None:
+                    raise self.failure
+                await self._something()
+        finally:
+            self._sink = None
+
+    @property
+    def exhausted(self) -> bool:
+        """The body has ended and all of it was taken."""
+        return self.complete and not self._body
+
     async def _something(self) -> None:
         self._waiter = self._connection.loop.create_future()
         try:
@@ -70,10 +106,22 @@ class Incoming:
             self._waiter = None
 
     def feed(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._pour(self._sink, data)
+            return
         self._body.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER_BYTES:
             self._connection.pause_reading()
+        self.wake()
+
+    def _pour(self, sink: Sink, data: bytes) -> None:
+        try:
+            if sink(data):
+                return
+        except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
+            self.failure = error
+        self._sink = None
         self.wake()
 
     def fail(self, failure: UpstreamFailure) -> None:

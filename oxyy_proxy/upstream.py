@@ -13,7 +13,7 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamUnreachable
-from oxyy_proxy.http1 import Connection, Incoming
+from oxyy_proxy.http1 import Connection, Incoming, Sink
 from oxyy_proxy.sweep import Sweeper, Wait
 
 CONNECT_S = 10.0
@@ -65,6 +65,23 @@ class UpstreamAnswer:
                 wait.since = None
         self.waited_s += monotonic() - started
         return data
+
+    async def push(self, sink: Sink) -> bool:
+        """Hand the body on to `sink` as it comes, until it wants no more or the body ends; whether it has ended.
+        Called after `flow`; raises as `chunk` does."""
+        wait = self._wait
+
+        def taking(data: bytes) -> bool:
+            wait.since = monotonic()
+            return sink(data)
+
+        wait.since = started = monotonic()
+        try:
+            await self._incoming.push(taking)
+        finally:
+            wait.since = None
+            self.waited_s += monotonic() - started
+        return self._incoming.exhausted
 
     async def read(self) -> bytes:
         """The whole body. Raises as `chunk` does."""

@@ -104,7 +104,8 @@ class _Stream:
         x.model_served = streaming.target.model.name
         headers = {**answer_headers(x), "Content-Type": streaming.content_type, "Cache-Control": "no-cache"}
         self._response = web.StreamResponse(status=200, headers=headers)
-        self._head_is_out = False
+        self._at_once = False
+        self._behind = b""
         self._wait = Wait(x.policy.retry.idle_s, self._client_stalled)
 
     async def run(self) -> web.StreamResponse:
@@ -125,11 +126,11 @@ class _Stream:
         try:
             await self._commit()
             while self._client_is_there and not meter.ended:
-                data = await answer.chunk()
-                out = meter.feed(data) if data else meter.finish()
-                if out and not self._send_at_once(out):
-                    await self._send(out)
-                if not data:
+                complete = await answer.push(self._take)
+                behind, self._behind = self._behind, b""
+                await self._send(behind)
+                if complete and not meter.ended:
+                    await self._send(meter.finish())
                     return None
             if not meter.ended:
                 await self._finish_without_client()
@@ -145,16 +146,26 @@ class _Stream:
         except ConnectionError:
             self._client_is_there = False
         await self._send(self._streaming.first)
-        self._head_is_out = bool(self._streaming.first)
+        # From here on chunks may be written past aiohttp's writer, which has nothing of its own left to send.
+        self._at_once = bool(self._streaming.first) and self._response.headers.get("Transfer-Encoding") == "chunked"
         self._x.first_byte_s = monotonic() - self._x.started
 
-    def _send_at_once(self, data: bytes) -> bool:
+    def _take(self, data: bytes) -> bool:
+        """A piece of the stream on its way through the meter; whether the next one may come. Where the client does not
+        keep up it waits in `_behind`, and the upstream is not read until it is sent."""
+        out = self._streaming.meter.feed(data)
+        if out and not self._sent_at_once(out):
+            self._behind = out
+            return False
+        return not self._streaming.meter.ended
+
+    def _sent_at_once(self, data: bytes) -> bool:
         """Write a chunk if the client keeps up, which most do: no task switch, no timer. Whether that was so."""
         transport = self._request.transport
         if (
             transport is None
             or transport.is_closing()
-            or not (self._head_is_out and self._response.chunked)
+            or not self._at_once
             or transport.get_write_buffer_size() > BEHIND_BYTES
         ):
             return False
