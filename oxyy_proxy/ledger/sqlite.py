@@ -19,24 +19,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import IO, Any, Literal
 
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, ProxyError
-from oxyy_proxy.ledger import schema
+from oxyy_proxy.ledger import schema, verbs
 from oxyy_proxy.ledger.base import (
     AttemptEnd,
     Opening,
     Recovered,
     Settlement,
 )
-from oxyy_proxy.ledger.book import (
-    Book,
-    Counter,
-    OpenRequest,
-    Posting,
-    Tried,
-    attempts_json,
-    closed_json,
-    closed_postings,
-    held_json,
-)
+from oxyy_proxy.ledger.book import Book, Counter, OpenRequest, Posting, Tried
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing, Window
 from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
@@ -92,10 +82,10 @@ class SqliteLedger:
         return self._submit(self._do_open, opening)
 
     def next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> Awaitable[None]:
-        return self._submit(self._do_next_attempt, request_id, ended, following, at)
+        return self._submit(verbs.next_attempt, self._book, request_id, ended, following, at)
 
     def settle(self, settlement: Settlement) -> Awaitable[None]:
-        return self._submit(self._do_settle, settlement, must_happen=True)
+        return self._submit(verbs.settle, self._book, settlement, must_happen=True)
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:
         return self._submit(self._do_standings, limits, now)
@@ -251,102 +241,8 @@ class SqliteLedger:
     # --- the verbs, run in a transaction -----------------------------------------------------------------------
 
     def _do_open(self, opening: Opening) -> tuple[Standing, ...]:
-        book = self._book
-        held = [(self._counter(limit, window), limit, amount) for limit, window, amount in opening.reservations]
-        for counter, limit, amount in held:
-            if amount and amount > limit.cap - counter.spent - counter.held:
-                asked = ((counter.standing(limit), amount) for counter, limit, amount in held)
-                raise budget.refusal(asked, opening.started_at) or AssertionError("a full limit that has room")
-        for counter, limit, amount in held:
-            book.hold(counter, amount, limit.cap)
-        started_ms = int(opening.started_at * 1000)
-        first = opening.first
-        request = OpenRequest(
-            (
-                opening.request_id,
-                started_ms,
-                opening.team,
-                opening.key_id,
-                opening.cost_center,
-                opening.tag,
-                opening.endpoint,
-                opening.model_requested,
-            ),
-            opening.stream,
-            opening.hold_nusd,
-            tuple([Posting(*one) for one in held]),
-            (Tried(first.model.name, first.worst_nusd, first.worst_tokens, started_ms),),
-        )
-        book.opened.append(request.row())
-        book.set_open(opening.request_id, request)
-        return tuple([counter.standing(limit) for counter, limit, _ in held])
-
-    def _do_next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> None:
-        book = self._book
-        request = book.open[request_id]
-        running, at_ms = request.attempts[-1], int(at * 1000)
-        postings, hold_nusd = request.postings, request.hold_nusd
-        if ended.outcome == "ambiguous":
-            more = [posting.counter.kept_for(running) for posting in postings]
-            pairs = list(zip(postings, more, strict=True))
-            asked = ((p.counter.standing(p.limit), amount) for p, amount in pairs if p.limit is not None and amount)
-            refused = budget.refusal(asked, at)
-            if refused is not None:
-                raise refused
-            for posting, amount in pairs:
-                book.hold_more(posting.counter, amount)
-            postings = tuple(posting._replace(held=posting.held + amount) for posting, amount in pairs)
-            hold_nusd += running.worst_nusd
-        attempts = (
-            *request.attempts[:-1],
-            _ended(running, ended, at_ms),
-            Tried(following.model.name, following.worst_nusd, following.worst_tokens, at_ms),
-        )
-        book.reopened.append((hold_nusd, held_json(postings), attempts_json(attempts), request_id))
-        book.set_open(request_id, request._replace(hold_nusd=hold_nusd, postings=postings, attempts=attempts))
-
-    def _do_settle(self, end: Settlement) -> None:
-        book = self._book
-        request = book.open.get(end.request_id)
-        if request is None:
-            return  # settled already: twice changes nothing
-        finished_ms = int(end.finished_at * 1000)
-        attempts = request.attempts
-        if attempts:
-            attempts = (*attempts[:-1], _ended(attempts[-1], end.last, finished_ms))
-        ambiguous = [tried for tried in attempts if tried.outcome == "ambiguous"]
-        unresolved_nusd = sum([tried.worst_nusd for tried in ambiguous])
-        left = closed_postings(request, ambiguous, end)
-        overrun = end.cost_nusd + unresolved_nusd > request.hold_nusd
-        for posting, closed in zip(request.postings, left, strict=True):
-            book.release(posting, closed)
-            overrun = overrun or closed.spent + closed.unresolved > posting.held
-        usage = end.usage
-        book.ended.append(
-            (
-                *request.head[:2],
-                finished_ms,
-                *request.head[2:],
-                end.model_served,
-                end.state,
-                end.status,
-                request.stream,
-                usage.input_tokens if usage else 0,
-                usage.cached_input_tokens if usage else 0,
-                usage.output_tokens if usage else 0,
-                request.hold_nusd,
-                end.cost_nusd,
-                unresolved_nusd,
-                usage.source if usage else None,
-                overrun,
-                end.error_code,
-                closed_json(left),
-                attempts_json(attempts),
-            )
-        )
-        book.set_open(end.request_id, None)
-        if end.state != "voided":
-            book.add_to_totals(request.total_key(end.model_served or attempts[-1].model), end)
+        counters = [self._counter(limit, window) for limit, window, _ in opening.reservations]
+        return verbs.open_request(self._book, opening, counters)
 
     def _do_standings(self, limits: Sequence[Limit], now: float) -> tuple[Standing, ...]:
         return tuple([self._counter(limit, budget.window(limit, now)).standing(limit) for limit in limits])
@@ -381,7 +277,8 @@ class SqliteLedger:
             found[state] += 1
             self._book.open[head[0]] = request
             last = AttemptEnd("ambiguous", "proxy_died")
-            self._do_settle(Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried)))
+            end = Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried))
+            verbs.settle(self._book, end)
         self._flush()
         return Recovered(**found)
 
@@ -402,10 +299,6 @@ def _result(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return verb(*arguments)
     except ProxyError as refused:
         return refused
-
-
-def _ended(running: Tried, end: AttemptEnd, at_ms: int) -> Tried:
-    return Tried(*running[:4], at_ms, end.outcome, end.reason, end.status)
 
 
 def _unavailable() -> LedgerUnavailable:

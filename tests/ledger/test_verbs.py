@@ -1,0 +1,107 @@
+"""The verbs on a book, without a store; what they come to on a real one is in test_conformance.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from oxyy_proxy.errors import QuotaExceeded
+from oxyy_proxy.ledger import verbs
+from oxyy_proxy.ledger.base import Opening
+from oxyy_proxy.ledger.book import Book, Counter
+from tests.ledger.making import AMBIGUOUS, ANSWERED, FAILED, NOW, answered, limit, opening, target
+
+
+def counters_for(opened: Opening) -> list[Counter]:
+    return [
+        Counter(n, limit.meter, limit.models, window, limit.cap)
+        for n, (limit, window, _) in enumerate(opened.reservations, start=1)
+    ]
+
+
+def test_a_hold_is_on_every_counter_and_in_one_row() -> None:
+    book, opened = Book(), opening([limit(cap=100), limit("requests", "day", 5)], [target(nusd=60)])
+    counters = counters_for(opened)
+    standings = verbs.open_request(book, opened, counters)
+    assert [(s.held, s.remaining) for s in standings] == [(60, 40), (1, 4)]
+    (row,) = book.opened
+    assert (row[0], row[9], json.loads(str(row[10]))) == (opened.request_id, 60, [[1, 60], [2, 1]])
+
+
+def test_a_hold_that_does_not_fit_one_counter_is_on_none() -> None:
+    book, opened = Book(), opening([limit("requests", "day", 5), limit(cap=59)], [target(nusd=60)])
+    counters = counters_for(opened)
+    with pytest.raises(QuotaExceeded):
+        verbs.open_request(book, opened, counters)
+    assert [counter.held for counter in counters] == [0, 0]
+    assert (book.opened, book.open) == ([], {})
+
+
+def test_an_ambiguous_attempt_is_added_to_the_hold_and_a_definite_one_is_not() -> None:
+    for ended, held in ((FAILED, 60), (AMBIGUOUS, 120)):
+        book, opened = Book(), opening([limit(cap=1000)], [target(nusd=60), target(nusd=50, model="gpt-5-mini")])
+        counters = counters_for(opened)
+        verbs.open_request(book, opened, counters)
+        verbs.next_attempt(book, opened.request_id, ended, target(nusd=50, model="gpt-5-mini"), NOW + 1)
+        assert counters[0].held == held
+        assert book.open[opened.request_id].hold_nusd == held
+
+
+def test_a_top_up_that_a_cap_forbids_changes_nothing() -> None:
+    book, opened = Book(), opening([limit(cap=100)], [target(nusd=60), target(nusd=50, model="gpt-5-mini")])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    before = book.open[opened.request_id]
+    with pytest.raises(QuotaExceeded):
+        verbs.next_attempt(book, opened.request_id, AMBIGUOUS, target(nusd=50, model="gpt-5-mini"), NOW + 1)
+    assert (counters[0].held, book.open[opened.request_id]) == (60, before)
+
+
+def test_settling_turns_the_hold_into_the_cost_once() -> None:
+    book, opened = Book(), opening([limit(cap=100)], [target(nusd=60)])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    for _ in range(2):
+        verbs.settle(book, answered(opened, cost_nusd=7))
+    assert (counters[0].held, counters[0].spent, len(book.ended)) == (0, 7, 1)
+    assert [total.cost_nusd for total in book.totals.values()] == [7]
+
+
+def test_a_limit_on_some_models_counts_a_request_only_if_one_of_them_was_tried() -> None:
+    watched = limit("requests", "day", 5, models=["gpt-5-mini"])
+    chain = [target(nusd=60), target(nusd=50, model="gpt-5-mini")]
+    book, opened = Book(), opening([watched], chain)
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    assert counters[0].held == 1
+    verbs.settle(book, answered(opened))
+    assert (counters[0].held, counters[0].spent) == (0, 0)
+
+    book, opened = Book(), opening([watched], chain)
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    verbs.next_attempt(book, opened.request_id, FAILED, chain[1], NOW + 1)
+    verbs.settle(book, answered(opened, model="gpt-5-mini"))
+    assert (counters[0].held, counters[0].spent) == (0, 1)
+
+
+def test_the_attempts_of_a_request_are_kept_with_their_ends() -> None:
+    book, opened = Book(), opening([limit(cap=1000)], [target(nusd=60), target(nusd=50, model="gpt-5-mini")])
+    verbs.open_request(book, opened, counters_for(opened))
+    verbs.next_attempt(book, opened.request_id, FAILED, target(nusd=50, model="gpt-5-mini"), NOW + 1)
+    verbs.settle(book, answered(opened, model="gpt-5-mini"))
+    attempts = json.loads(str(book.ended[0][-1]))
+    assert [(a[0], a[5], a[6]) for a in attempts] == [
+        ("gpt-5", FAILED.outcome, FAILED.reason),
+        ("gpt-5-mini", ANSWERED.outcome, ANSWERED.reason),
+    ]
+
+
+def test_an_undone_transaction_leaves_the_book_as_it_was() -> None:
+    book, opened = Book(), opening([limit(cap=100)], [target(nusd=60)])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    book.undo()
+    assert (counters[0].held, counters[0].users) == (0, 0)
+    assert (book.opened, book.open) == ([], {})
