@@ -1,0 +1,1 @@
+"""The modalities: what is parsed, held, rewritten and metered."""

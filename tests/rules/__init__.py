@@ -1,0 +1,1 @@
+"""The pure rules: money, windows, chains, JSON and event streams."""

@@ -1,0 +1,247 @@
+"""Who may answer: nothing that is not allowed, whatever the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced, ProxyError
+from oxyy_proxy.rules.route import allowed, backoff_s, callable_models, chain, matches, next_target, serves
+from oxyy_proxy.rules.types import Policy, Price, Target, Team
+from tests.rules.policies import CHAT, model, policy, principal, team
+
+EMBEDDINGS = frozenset({"input"})
+POLICY = policy(
+    model("gpt-5", fallbacks=["gpt-5-mini", "claude"]),
+    model("gpt-5-mini"),
+    model("claude"),
+    model("gpt-5-preview"),
+    model("ada", endpoints=["embeddings"], prices={"input": Price(1)}),
+    model("unpriced", prices={}),
+    model("half", prices={"input": Price(1)}),
+    aliases={"fast": "gpt-5-mini", "smart": "gpt-5", "gone": "nowhere"},
+    default_models={"embeddings": "ada", "images": "nowhere"},
+)
+
+
+def names(of: Policy, by: Team, requested: str | None, endpoint: str = "chat") -> list[str]:
+    units = EMBEDDINGS if endpoint == "embeddings" else CHAT
+    return [found.name for found in chain(of, principal(by), endpoint, units, requested)[1]]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "expected"),
+    [
+        (["gpt-5"], "gpt-5", True),
+        (["gpt-5"], "gpt-5-mini", False),
+        (["gpt-*"], "gpt-5", True),
+        (["GPT-5"], "gpt-5", False),
+        (["*"], "anything", True),
+        ([], "anything", False),
+        (["a", "b"], "b", True),
+        (["*-preview"], "preview", False),
+        (["gpt-?"], "gpt-5", True),
+        (["gpt.5"], "gpt-5", False),
+    ],
+)
+def test_globs_match_whole_names(patterns: list[str], name: str, expected: bool) -> None:
+    assert matches(patterns, name) is expected
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "name", "expected"),
+    [
+        (["*"], ["*-preview"], "gpt-5-preview", False),
+        (["gpt-5-preview"], ["gpt-5-preview"], "gpt-5-preview", False),
+        (["gpt-*"], ["*-preview"], "gpt-5", True),
+        ([], [], "gpt-5", False),
+        (["*"], ["*"], "gpt-5", False),
+    ],
+)
+def test_nothing_is_allowed_that_is_not_named_and_deny_wins(
+    allow: list[str], deny: list[str], name: str, expected: bool
+) -> None:
+    assert allowed(team(allow=allow, deny=deny), name) is expected
+
+
+def test_a_model_serves_what_it_is_offered_and_priced_for() -> None:
+    assert serves(POLICY.models["gpt-5"], "chat", CHAT)
+    assert not serves(POLICY.models["gpt-5"], "embeddings", EMBEDDINGS)
+    assert not serves(POLICY.models["half"], "chat", CHAT)
+    assert not serves(POLICY.models["unpriced"], "chat", CHAT)
+
+
+@pytest.mark.parametrize(
+    ("requested", "by", "error"),
+    [
+        ("no-such-model", team(), ModelNotFound),
+        ("no-such-model", team(allow=[]), ModelNotFound),
+        ("gone", team(), ModelNotFound),
+        ("GPT-5", team(), ModelNotFound),
+        ("*", team(), ModelNotFound),
+        ("gpt-5", team(allow=["claude"]), ModelNotAllowed),
+        ("gpt-5-preview", team(deny=["*-preview"]), ModelNotAllowed),
+        ("fast", team(allow=["gpt-5"]), ModelNotAllowed),
+        ("fast", team(allow=["fast"]), ModelNotAllowed),
+        ("fast", team(deny=["gpt-5-mini"]), ModelNotAllowed),
+        ("fast", team(deny=["fast"]), ModelNotAllowed),
+        ("unpriced", team(), ModelNotPriced),
+        ("unpriced", team(allow=["gpt-5"]), ModelNotAllowed),
+        ("half", team(), ModelNotPriced),
+        ("ada", team(), ModelNotPriced),
+        (None, team(), InvalidValue),
+    ],
+)
+def test_a_model_that_may_not_answer_is_refused(requested: str | None, by: Team, error: type[ProxyError]) -> None:
+    with pytest.raises(ProxyError) as caught:
+        names(POLICY, by, requested)
+    assert type(caught.value) is error
+    assert caught.value.param == "model"
+
+
+def test_an_alias_is_resolved_before_the_allowlist() -> None:
+    requested, models = chain(POLICY, principal(team(allow=["gpt-5-mini"])), "chat", CHAT, "fast")
+    assert (requested, [found.name for found in models]) == ("fast", ["gpt-5-mini"])
+
+
+def test_denying_an_alias_leaves_its_model_callable() -> None:
+    assert names(POLICY, team(deny=["fast"]), "gpt-5-mini") == ["gpt-5-mini"]
+
+
+def test_a_body_without_model_gets_the_default_of_its_endpoint() -> None:
+    assert chain(POLICY, principal(team()), "embeddings", EMBEDDINGS, None)[0] == "ada"
+    assert names(POLICY, team(), None, "embeddings") == ["ada"]
+    with pytest.raises(ModelNotAllowed):
+        names(POLICY, team(allow=["gpt-*"]), None, "embeddings")
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        (team(), ["gpt-5", "gpt-5-mini", "claude"]),
+        (team(allow=["gpt-5", "claude"]), ["gpt-5", "claude"]),
+        (team(deny=["claude"]), ["gpt-5", "gpt-5-mini"]),
+        (team(allow=["gpt-5"]), ["gpt-5"]),
+        (team(fallbacks={"gpt-5": ()}), ["gpt-5"]),
+        (team(fallbacks={"gpt-5": ("claude",)}), ["gpt-5", "claude"]),
+        (team(fallbacks={"gpt-5": ("claude",)}, deny=["claude"]), ["gpt-5"]),
+        (team(fallbacks={"gpt-5": ("unpriced", "half", "ada", "claude")}), ["gpt-5", "claude"]),
+        (team(fallbacks={"gpt-5": ("nowhere", "gpt-5", "claude")}), ["gpt-5", "claude"]),
+        (team(fallbacks={"gpt-5-mini": ("claude",)}), ["gpt-5", "gpt-5-mini", "claude"]),
+    ],
+)
+def test_the_chain_of_a_team(by: Team, expected: list[str]) -> None:
+    assert names(POLICY, by, "gpt-5") == expected
+    assert names(POLICY, by, "smart") == expected
+
+
+NAME = st.sampled_from("abcdef")
+
+
+@given(
+    priced=st.sets(NAME),
+    chat=st.sets(NAME),
+    allow=st.sets(NAME),
+    deny=st.sets(NAME),
+    own=st.dictionaries(NAME, st.lists(NAME).map(tuple)),
+    fallbacks=st.lists(NAME),
+    requested=NAME,
+)
+@settings(deadline=None, max_examples=150)
+def test_a_fallback_never_escapes_the_allowlist(
+    priced: set[str],
+    chat: set[str],
+    allow: set[str],
+    deny: set[str],
+    own: dict[str, tuple[str, ...]],
+    fallbacks: list[str],
+    requested: str,
+) -> None:
+    prices = {"input": Price(1), "output": Price(1)}
+    models = [
+        model(
+            name,
+            fallbacks=fallbacks,
+            endpoints=["chat"] if name in chat else ["images"],
+            prices=prices if name in priced else {},
+        )
+        for name in "abcde"
+    ]
+    may = {name for name in "abcde" if name in priced & chat & allow - deny}
+    of = policy(*models)
+    try:
+        found = names(of, team(allow=allow, deny=deny, fallbacks=own), requested)
+    except ProxyError:
+        assert requested not in may
+        return
+    assert found == [requested, *(n for n in own.get(requested, tuple(fallbacks)) if n in may and n != requested)]
+    assert requested in may
+
+
+def test_a_team_sees_what_it_may_call_somewhere() -> None:
+    units_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
+    found = [one.name for one in callable_models(POLICY, team(deny=["claude"]), units_of)]
+    assert found == ["ada", "gpt-5", "gpt-5-mini", "gpt-5-preview"]
+    assert callable_models(POLICY, team(allow=["half", "unpriced"]), units_of) == []
+
+
+@given(
+    allow=st.lists(st.sampled_from(["*", "gpt-*", "ada", "claude", "half"])), name=st.sampled_from(list(POLICY.models))
+)
+@settings(deadline=None, max_examples=100)
+def test_what_is_listed_is_what_can_be_called(allow: list[str], name: str) -> None:
+    units_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
+    listed = [one.name for one in callable_models(POLICY, team(allow=allow), units_of)]
+    callable_somewhere = False
+    for endpoint, units in units_of.items():
+        try:
+            chain(POLICY, principal(team(allow=allow)), endpoint, units, name)
+            callable_somewhere = True
+        except ProxyError:
+            pass
+    assert (name in listed) is callable_somewhere
+    assert all(any(fnmatchcase(one, glob) for glob in allow) for one in listed)
+
+
+A, B, C = (Target(model(name), 1, 1) for name in "abc")
+
+
+@pytest.mark.parametrize(
+    ("targets", "tried", "attempts", "ambiguous", "expected"),
+    [
+        ([A], 0, 3, False, A),
+        ([A], 1, 3, False, A),  # a chain of one: once more after a definite failure
+        ([A], 1, 3, True, None),  # and never after an ambiguous one
+        ([A], 2, 3, False, None),
+        ([A], 1, 1, False, None),
+        ([A, B], 1, 3, False, B),
+        ([A, B], 1, 3, True, B),
+        ([A, B], 2, 3, False, None),  # the chain is walked once
+        ([A, B], 2, 9, True, None),
+        ([A, B, C], 2, 2, False, None),
+        ([A, B, C], 2, 3, True, C),
+        ([A, B, C], 1, 1, False, None),
+        ([A], 0, 0, False, None),
+    ],
+)
+def test_who_is_tried_next(
+    targets: Sequence[Target], tried: int, attempts: int, ambiguous: bool, expected: Target | None
+) -> None:
+    assert next_target(targets, tried, attempts, ambiguous=ambiguous) is expected
+
+
+@given(st.integers(1, 20), st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=100)
+def test_the_pause_is_any_part_of_a_bound_that_doubles_up_to_two_seconds(tried: int, jitter: float) -> None:
+    most = min(2.0, 0.1 * 2 ** (tried - 1))
+    assert backoff_s(tried, jitter) == pytest.approx(jitter * most)
+    assert 0 <= backoff_s(tried, jitter) <= most
+
+
+def test_the_bounds_of_the_pause() -> None:
+    assert [round(backoff_s(tried, 1.0), 3) for tried in range(1, 8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert backoff_s(3, 0.0) == 0
