@@ -34,7 +34,14 @@ MAX_CHOICES = 128
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
-_PART_KINDS = {"image_url": "image", "image": "image", "input_audio": "audio", "file": "file"}
+_PART_KINDS = {"image_url": "image", "input_audio": "audio", "file": "file"}
+
+_MEDIA_MEMBERS = {
+    "image": ("image_url", "url"),
+    "audio": ("input_audio", "data"),
+    "file": ("file", "file_data"),
+}
+"""Where a part of that kind holds its data or its URL."""
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
@@ -209,16 +216,17 @@ def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int]:
             kind = _PART_KINDS.get(named) if isinstance(named, str) else None
             if kind:
                 kinds.append(kind)
-                size += _longest_string(part)
+                size += _media_size(part, kind)
     return kinds, size
 
 
-def _longest_string(value: object) -> int:
-    """The size of the longest string in a part: its data or its URL. ASCII both, so characters are bytes."""
-    if isinstance(value, str):
-        return len(value)
-    members = value.values() if isinstance(value, dict) else ()
-    return max((_longest_string(member) for member in members), default=0)
+def _media_size(part: dict[str, Any], kind: str) -> int:
+    """Bytes of a part that are its data or its URL, ASCII both; whatever else it holds counts as text."""
+    name, member = _MEDIA_MEMBERS[kind]
+    value = part.get(name)
+    if isinstance(value, dict):
+        value = value.get(member)
+    return len(value) if isinstance(value, str) else 0
 
 
 def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
