@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure, UpstreamReset, UpstreamTimeout
 
@@ -21,6 +21,7 @@ MAX_HEAD_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 256 * 1024
 """Bytes of a body that nobody has taken yet, at which the upstream is no longer read."""
 
+_CUT = "The upstream cut the connection before its answer was complete. Retry."
 
 Sink = Callable[[bytes], bool]
 """Takes a piece of a body; whether it wants more."""
@@ -33,6 +34,7 @@ class Incoming:
         "_body",
         "_connection",
         "_sink",
+        "_sink_error",
         "_size",
         "_waiter",
         "complete",
@@ -47,12 +49,13 @@ class Incoming:
         self._body: list[bytes] = []
         self._size = 0
         self._sink: Sink | None = None
+        self._sink_error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.has_head = False
         self.complete = False
-        self.failure: Exception | None = None
+        self.failure: UpstreamFailure | None = None
 
     async def head(self) -> None:
         """Wait until `status` and `headers` are there. Raises UpstreamFailure."""
@@ -90,6 +93,8 @@ class Incoming:
                 if self.failure is not None:
                     raise self.failure
                 await self._something()
+            if self._sink_error is not None:
+                raise self._sink_error
         finally:
             self._sink = None
 
@@ -120,7 +125,7 @@ class Incoming:
             if sink(data):
                 return
         except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
-            self.failure = error
+            self._sink_error = error
         self._sink = None
         self.wake()
 
@@ -160,7 +165,9 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._interim = self._keep_alive = False
         self._incoming = incoming = Incoming(self)
-        if len(body) < HIGH_WATER_BYTES:
+        if self._lost:  # closed as soon as it was made: nobody would tell later
+            incoming.fail(UpstreamReset(_CUT))
+        elif len(body) < HIGH_WATER_BYTES:
             self._transport.write(request + body)
         else:
             self._transport.writelines((request, body))
@@ -212,21 +219,21 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
             self.drop()  # bytes that answer nothing: what follows them cannot be trusted
             return
-        if not incoming.has_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self._head_within(data):
-                self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
-                return
         try:
+            if not incoming.has_head:
+                room = MAX_HEAD_BYTES - self._head_bytes
+                self._head_bytes += len(data)
+                if len(data) > room:  # what is large may be the body behind the head
+                    self._parser.feed_data(data[:room])
+                    if not incoming.has_head:
+                        self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
+                        return
+                    data = data[room:]
             self._parser.feed_data(data)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
             self._keep_alive = False
             self._break(UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry."))
-
-    def _head_within(self, data: bytes) -> bool:
-        """Whether the head ends in this piece, so that what is large is the body behind it."""
-        return b"\r\n\r\n" in data
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -237,7 +244,7 @@ class Connection(asyncio.Protocol):
             incoming.complete = True
             incoming.wake()
         else:
-            incoming.fail(UpstreamReset("The upstream cut the connection before its answer was complete. Retry."))
+            incoming.fail(UpstreamReset(_CUT))
 
     def _ends_by_close(self) -> bool:
         """Only an answer without a length of its own may end with its connection (RFC 9112, section 6.3)."""
@@ -265,6 +272,8 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         status = self._parser.get_status_code()
+        if not 100 <= status <= 599 or self._parser.get_http_version() not in ("1.1", "1.0"):
+            raise HttpParserError("no status line of HTTP/1.1")  # the parser takes RTSP, HTTP/2.0 and a status of 0
         self._interim = 100 <= status < 200
         if self._interim:
             incoming.headers.clear()

@@ -142,5 +142,5 @@ def _banner(proxy: Proxy, key: str, folder: Path, origin: str) -> str:
         folder=folder / "policies",
         origin=origin,
         ledger=f"sqlite:///{folder}/ledger.db",
-        program=sys.argv[0],
+        program=f"{sys.executable} -m oxyy_proxy" if sys.argv[0].endswith("__main__.py") else sys.argv[0],
     )

@@ -34,14 +34,13 @@ MAX_CHOICES = 128
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
-_PART_KINDS = {"image_url": "image", "input_audio": "audio", "file": "file"}
-
-_MEDIA_MEMBERS = {
-    "image": ("image_url", "url"),
-    "audio": ("input_audio", "data"),
-    "file": ("file", "file_data"),
+_MEDIA: dict[str, tuple[str, str, str]] = {
+    "image_url": ("image", "image_url", "url"),
+    "image": ("image", "source", "data"),
+    "input_audio": ("audio", "input_audio", "data"),
+    "file": ("file", "file", "file_data"),
 }
-"""Where a part of that kind holds its data or its URL."""
+"""Type of a part that is not text -> its figure in PartTokens, and the member (and the member of that) with its data."""
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
@@ -142,7 +141,7 @@ class ChatMeter:
                 out.append(event[self._passed :] if self._passed else event)
             self._passed = 0
         tail = self._framer.tail
-        if tail and not self.ended and (self._passed or _HAS_CHOICE(tail, 0, _HEAD_BYTES)):
+        if tail and not self.ended and (self._passed or _is_content(tail)):
             self.started = self.started or self.failure is None
             out.append(bytes(tail[self._passed :]))
             self._passed = len(tail)
@@ -190,6 +189,11 @@ class ChatMeter:
         return self._keep_usage or bool(self._passed) or bool(chunk.get("choices"))
 
 
+def _is_content(tail: bytearray) -> bool:
+    """Whether an event that has not come whole is a content chunk, by what there is of it."""
+    return tail.startswith(b"data:") and _HAS_CHOICE(tail, 0, _HEAD_BYTES) is not None
+
+
 def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
     messages = members.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -213,16 +217,15 @@ def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int]:
             continue
         for part in content:
             named = part.get("type") if isinstance(part, dict) else None
-            kind = _PART_KINDS.get(named) if isinstance(named, str) else None
-            if kind:
-                kinds.append(kind)
-                size += _media_size(part, kind)
+            media = _MEDIA.get(named) if isinstance(named, str) else None
+            if media:
+                kinds.append(media[0])
+                size += _media_size(part, *media[1:])
     return kinds, size
 
 
-def _media_size(part: dict[str, Any], kind: str) -> int:
+def _media_size(part: dict[str, Any], name: str, member: str) -> int:
     """Bytes of a part that are its data or its URL, ASCII both; whatever else it holds counts as text."""
-    name, member = _MEDIA_MEMBERS[kind]
     value = part.get(name)
     if isinstance(value, dict):
         value = value.get(member)

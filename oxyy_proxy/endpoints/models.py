@@ -32,7 +32,7 @@ def single(policy: Policy, team: Team, endpoints: tuple[Endpoint, ...], name: st
         if entry["id"] == name:
             return entry  # type: ignore[no-any-return]
     raise ModelNotFound(
-        f"The model {name!a} does not exist here or is not allowed to this key. GET /v1/models lists what is.",
+        f"The model {name[:128]!a} does not exist here or is not allowed to this key. GET /v1/models lists what is.",
         param="model",
     )
 

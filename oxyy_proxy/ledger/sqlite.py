@@ -84,7 +84,7 @@ class SqliteLedger:
     def next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> Awaitable[None]:
         return self._submit(verbs.next_attempt, self._book, request_id, ended, following, at)
 
-    def settle(self, settlement: Settlement) -> Awaitable[None]:
+    def settle(self, settlement: Settlement) -> asyncio.Future[None]:
         return self._submit(verbs.settle, self._book, settlement, must_happen=True)
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:

@@ -8,6 +8,9 @@ from fnmatch import fnmatchcase
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced
 from oxyy_proxy.rules.types import Model, Policy, Principal, Target, Team
 
+_SHOWN_CHARS = 128
+"""Of a name that a client sent, in an error."""
+
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MOST_S = 2.0
 
@@ -44,17 +47,18 @@ def chain(
     model = policy.models.get(name)
     if model is None:
         raise ModelNotFound(
-            f"The model {requested!a} does not exist here. GET /v1/models lists what this key may call.", param="model"
+            f"The model {requested[:_SHOWN_CHARS]!a} does not exist here. GET /v1/models lists what this key may call.",
+            param="model",
         )
     if not allowed(team, name) or matches(team.deny, requested):
         raise ModelNotAllowed(
-            f"The model {requested!a} is not allowed to team {team.name}. GET /v1/models lists what is; "
+            f"The model {requested[:_SHOWN_CHARS]!a} is not allowed to team {team.name}. GET /v1/models lists what is; "
             "ask your platform team to add it to the team's policy.",
             param="model",
         )
     if not serves(model, endpoint, units):
         raise ModelNotPriced(
-            f"The model {requested!a} has no price for {endpoint}. Call it where it is offered "
+            f"The model {requested[:_SHOWN_CHARS]!a} has no price for {endpoint}. Call it where it is offered "
             f"({', '.join(sorted(model.endpoints))}), or ask your platform team to price it in models.yaml.",
             param="model",
         )

@@ -70,7 +70,7 @@ Answered = Whole | Streaming | PassedThrough
 async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> Answered:
     """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
     plan, retry = call.plan, x.policy.retry
-    deadline = x.started + retry.deadline_s
+    deadline = monotonic() + retry.deadline_s
     target = plan.targets[0]
     while True:
         x.attempts += 1

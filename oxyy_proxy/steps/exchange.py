@@ -40,6 +40,7 @@ from oxyy_proxy.sweep import Wait
 PREFIX = "/v1"
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
+MODEL_MAX_CHARS = 128
 
 _FORWARDED = ("Accept", "User-Agent")
 _USAGE_PATH = f"{PREFIX}/usage"
@@ -97,7 +98,7 @@ class Exchanges:
         try:
             ask = endpoint.parse(await self._read_body(x, request, endpoint.max_body_bytes))
             x.stream = ask.stream
-            x.model_requested = ask.model or ""
+            x.model_requested = (ask.model or "")[:MODEL_MAX_CHARS]
             call = _decide(x, principal, endpoint, ask)
             async with Hold(services, x, call) as hold:
                 answered = await attempt(services, x, call, hold)

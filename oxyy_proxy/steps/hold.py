@@ -127,12 +127,20 @@ class Hold:
             error_code=x.error_code,
             sent=sent,
         )
-        return asyncio.ensure_future(self._services.ledger.settle(settlement))  # noqa: TID251 - a queued verb
+        queued = self._services.ledger.settle(settlement)
+        queued.add_done_callback(_noticed)
+        return queued
 
     async def _durably(self, settlement: asyncio.Future[None]) -> None:
         """Wait for the settlement. One that cannot be written is tried again by the ledger, and until then the row is
         open with its hold: nothing is lost, so an answer that is paid for still goes to the client."""
         try:
-            await asyncio.shield(settlement)
+            await settlement
         except ProxyError as error:
             self._services.log.error("settlement_deferred", request_id=self._exchange.request_id, reason=error.code)
+
+
+def _noticed(settlement: asyncio.Future[None]) -> None:
+    """A settlement that nobody waits for may fail: the ledger has told why, and tries again."""
+    if not settlement.cancelled():
+        settlement.exception()

@@ -366,5 +366,5 @@ def test_the_endpoint_is_charged_by_input_and_output() -> None:
 def test_text_beside_the_data_of_a_part_is_held_as_text() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}, "text": "word " * 2000}
     body = {"model": "gpt-5", "messages": [{"role": "user", "content": [part]}], "max_tokens": 0}
-    tokens_in, _ = ChatAsk(json.dumps(body).encode()).worst_tokens(Model("gpt-5", frozenset(), {}), PartTokens())
+    tokens_in, _ = ChatAsk(json.dumps(body).encode()).worst_tokens(model("gpt-5"), PartTokens())
     assert tokens_in > 5000 + PartTokens().image

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oxyy_proxy.observe import Log
+from tests.rig import KEY, ORG_KEY, Rig
+from tests.steps.wires import QUESTION, ask, ask_chat, http, own_rig, raw_upstream, says
+
+FIELDS = {
+    "at", "level", "event", "request_id", "client_request_id", "team", "key_id", "endpoint", "model_requested",
+    "model_served", "status", "error_code", "stream", "attempts", "input_tokens", "output_tokens", "usage_source",
+    "cost_usd", "duration_ms", "first_byte_ms", "upstream_ms",
+}  # fmt: skip
+
+
+class _Written:
+    """What a rig wrote, once it has stopped."""
+
+    text = ""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == "request"]
+
+
+@asynccontextmanager
+async def _logged(folder: Path, capfd: pytest.CaptureFixture[str]) -> AsyncIterator[tuple[Rig, _Written]]:
+    written = _Written()
+    async with own_rig(folder) as rig:
+        yield rig, written
+    out, err = capfd.readouterr()
+    written.text = out
+    assert err == ""
+
+
+async def test_a_request_is_one_line_with_the_documented_fields(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with _logged(tmp_path, capfd) as (rig, written):
+        await ask(rig, QUESTION, headers={"x-request-id": "mine"})
+        await ask_chat(rig, model="fast", stream=True)
+        rows = rig.rows()
+    first, second = written.requests
+    assert set(first) == set(second) == FIELDS
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["at"])
+    for line, row in zip(written.requests, rows, strict=True):
+        assert line["request_id"] == row["request_id"]
+        for name in ("team", "key_id", "endpoint", "model_requested", "model_served", "status", "attempts"):
+            assert line[name] == row[name], name
+        assert (line["input_tokens"], line["output_tokens"]) == (row["input_tokens"], row["output_tokens"])
+        assert round(float(line["cost_usd"]) * 1e9) == row["cost_nusd"]
+        assert line["usage_source"] == "upstream"
+        assert 0 <= line["upstream_ms"] <= line["duration_ms"]
+    assert (first["client_request_id"], first["stream"], first["first_byte_ms"]) == ("mine", False, None)
+    assert (second["client_request_id"], second["stream"]) == (None, True)
+    assert 0 < second["first_byte_ms"] <= second["duration_ms"]
+
+
+async def test_a_refusal_is_one_line_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with _logged(tmp_path, capfd) as (rig, written):
+        ids = [
+            (await answer).headers["x-request-id"]
+            for answer in (
+                ask(rig, QUESTION, key="wrong"),
+                ask_chat(rig, model="gpt-6"),
+                ask(rig, b"{"),
+                ask(rig, path="/v1/nothing", method="GET"),
+                ask_chat(rig, simulate={"fault": "status", "status": 429}),
+                ask(rig, path="/v1/usage", method="GET"),
+            )
+        ]
+    assert [line["request_id"] for line in written.requests] == ids
+    assert [(line["status"], line["error_code"], line["team"]) for line in written.requests] == [
+        (401, "invalid_api_key", ""),
+        (404, "model_not_found", "search"),
+        (400, "invalid_json", "search"),
+        (404, "unknown_url", "search"),
+        (429, "upstream_429", "search"),
+        (200, None, "search"),
+    ]
+    assert {line["cost_usd"] for line in written.requests} == {"0.00"}
+
+
+SECRETS = ("secretprompt", "secretanswer", "secrettag", "secretuser", KEY, ORG_KEY)
+
+
+async def test_no_prompt_answer_or_key_is_written_or_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = b'{"choices": [{"message": {"content": "secretanswer"}}]'
+    upstreams = [
+        http(answer + b"}"),
+        http(answer),
+        http(answer + b', "error": {"message": "secretanswer"}}', "500 Oh", "application/json"),
+        http(b'{"error": {"message": "secretanswer"}}'),
+        b"HTTP/1.1 200 secretanswer\r\n\x00",
+    ]
+    body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "secretprompt"}], "user": "secretuser"}
+    async with raw_upstream(*map(says, upstreams)) as upstream:
+        async with own_rig(tmp_path, upstream_url=upstream.url) as rig:
+            for stream in (False, True):
+                for _ in upstreams:
+                    await ask(rig, {**body, "stream": stream})
+            await ask(rig, json.dumps(body).encode()[:-1])
+            await ask(rig, {**body, "messages": "secretprompt"})
+            await ask(rig, body, key="secretuser")
+            async with rig.client.get(f"{rig.admin_url}/metrics") as scraped:
+                metrics = await scraped.text()
+        assert len(upstream.seen) >= 10
+    written = "".join(capfd.readouterr())
+    assert written.count('"event":"request"') == 13
+    ledger = rig.ledger_path.read_bytes()  # checkpointed by the stop
+    for secret in SECRETS:
+        assert secret not in written, secret
+        assert secret not in metrics, secret
+        assert secret.encode() not in ledger, secret
+
+
+async def test_lines_may_be_late_but_are_there_after_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async with _logged(tmp_path, capfd) as (rig, written):
+        for _ in range(20):
+            await ask_chat(rig)
+    assert len(written.requests) == 20
+    assert [line["event"] for line in written.lines if line["event"] != "request"] == [
+        "policy_loaded", "ready", "draining", "stopped",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["\ud800", "a\nb", '"}', "\x00", "x" * 10_000])
+async def test_whatever_a_client_writes_is_one_line_of_json(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], model: str
+) -> None:
+    async with _logged(tmp_path, capfd) as (rig, written):
+        assert (await ask(rig, {**QUESTION, "model": model}, headers={"x-request-id": "caf\xe9"})).status == 404
+    (line,) = written.requests
+    assert line["model_requested"] in (model, model[:200])
+
+
+def test_an_error_is_written_with_its_traceback() -> None:
+    out = io.BytesIO()
+    log = Log("json", out)
+    try:
+        raise ValueError("no good")
+    except ValueError as error:
+        log.error("defect", error, request_id="req_1")
+    log.flush()
+    line = json.loads(out.getvalue())
+    assert (line["level"], line["event"], line["request_id"]) == ("error", "defect", "req_1")
+    assert line["error"] == "ValueError: no good"
+    assert "Traceback" in line["traceback"]
+
+
+def test_the_console_style_is_for_people() -> None:
+    out = io.BytesIO()
+    log = Log("console", out)
+    log.event("ready", listen="127.0.0.1:1")
+    log.flush()
+    text = out.getvalue().decode()
+    assert "ready" in text
+    assert "listen=127.0.0.1:1" in text
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(text)
