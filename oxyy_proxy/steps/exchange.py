@@ -40,7 +40,7 @@ from oxyy_proxy.sweep import Wait
 PREFIX = "/v1"
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
-MODEL_MAX_CHARS = 128
+MODEL_MAX_CHARS = 200
 
 _FORWARDED = ("Accept", "User-Agent")
 _USAGE_PATH = f"{PREFIX}/usage"
