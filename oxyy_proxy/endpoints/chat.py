@@ -40,7 +40,7 @@ _MEDIA: dict[str, tuple[str, str, str]] = {
     "input_audio": ("audio", "input_audio", "data"),
     "file": ("file", "file", "file_data"),
 }
-"""Type of a part that is not text -> its figure in PartTokens, and the member, and the member of that, with its data."""
+"""Type of a part that is not text -> its figure in PartTokens; the member, and the member of that, with its data."""
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
