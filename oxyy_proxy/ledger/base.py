@@ -6,7 +6,7 @@ while it is open, spent when it is settled, still held where it is unresolved.
 
 from __future__ import annotations
 
-from asyncio import Future
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -89,7 +89,7 @@ class Ledger(Protocol):
         worst case. Raises QuotaExceeded or RateLimited where a cap forbids that; the attempt is then still running."""
         ...
 
-    def settle(self, settlement: Settlement) -> Future[None]:
+    def settle(self, settlement: Settlement) -> asyncio.Future[None]:
         """End a request, once: settling what is not open changes nothing. A settlement that cannot be written is
         kept and tried again until it is; the wait then raises LedgerUnavailable."""
         ...

@@ -8,6 +8,8 @@ without a search. What is held is not stored a second time: it is the sum over o
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 APPLICATION_ID = 0x6F787979
 """Marks a SQLite file as a ledger of this program ("oxyy")."""
 
@@ -116,28 +118,43 @@ MIGRATIONS: tuple[str, ...] = (
 PROBE = f"PRAGMA user_version = {len(MIGRATIONS)}"
 """Changes nothing, and has to be written."""
 
-INSERT_OPEN = "INSERT INTO open_requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_OPEN = "INSERT INTO open_requests VALUES {rows}"
 
-UPDATE_OPEN = "UPDATE open_requests SET hold_nusd = ?, postings = ?, attempts = ? WHERE request_id = ?"
+UPDATE_OPEN = """
+    UPDATE open_requests SET hold_nusd = v.column1, postings = v.column2, attempts = v.column3
+    FROM (VALUES {rows}) AS v WHERE request_id = v.column4"""
 
-DELETE_OPEN = "DELETE FROM open_requests WHERE request_id = ?"
+DELETE_OPEN = "DELETE FROM open_requests WHERE request_id IN (VALUES {rows})"
 
 INSERT_ENDED = """
     INSERT INTO requests (request_id, started_ms, finished_ms, team, key_id, cost_center, tag, endpoint,
                           model_requested, model_served, state, status, stream, input_tokens, cached_input_tokens,
                           output_tokens, hold_nusd, cost_nusd, unresolved_nusd, usage_source, overrun, error_code,
                           postings, attempts)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    VALUES {rows}"""
+
+UPDATE_COUNTER = """
+    UPDATE counters SET spent = v.column1, unresolved = v.column2, cap = v.column3
+    FROM (VALUES {rows}) AS v WHERE id = v.column4"""
+
+UPSERT_TOTAL = "INSERT OR REPLACE INTO totals VALUES {rows}"
+
+MOST_ROWS = 64
+"""Rows of one statement at most; what there is more goes into another."""
+
+
+@lru_cache(maxsize=8 * MOST_ROWS)
+def for_rows(statement: str, rows: int, columns: int) -> str:
+    """A statement with as many placeholders as that many rows want. One statement for all rows of a transaction: each
+    step of a statement hands the interpreter to another thread and back, which costs more than the row."""
+    return statement.format(rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
+
 
 INSERT_COUNTER = """
     INSERT INTO counters (limit_id, window_start, window_end, meter, models, cap, opening, spent, unresolved)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"""
 
 SELECT_COUNTER = "SELECT id, cap, spent, unresolved FROM counters WHERE limit_id = ? AND window_start = ?"
-
-UPDATE_COUNTER = "UPDATE counters SET spent = ?, unresolved = ?, cap = ? WHERE id = ?"
-
-UPSERT_TOTAL = "INSERT OR REPLACE INTO totals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 SPENT_BEFORE = """
     SELECT team, key_id, coalesce(model_served, model_requested), sum(cost_nusd + unresolved_nusd),

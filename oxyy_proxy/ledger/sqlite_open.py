@@ -83,7 +83,7 @@ def _connect(path: Path, durability: Durability) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old; {'.'.join(map(str, _OLDEST_SQLITE))} is needed"
         )
     # The writer's thread takes the connection over once start-up is done: one user at any time.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     try:
         connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         schema_version(connection, path)  # before anything is written: it may be another program's database
