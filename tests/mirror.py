@@ -14,7 +14,7 @@ def missing() -> list[str]:
     for module in sorted(PACKAGE.rglob("*.py")):
         if module.name == "__init__.py":
             continue
-        test = TESTS / module.relative_to(PACKAGE).with_name(f"test_{module.name.strip('_')}")
+        test = TESTS / module.relative_to(PACKAGE).with_name(f"test_{module.stem.strip('_')}.py")
         if not test.exists():
             wanted.append(f"{module} has no {test}")
     return wanted

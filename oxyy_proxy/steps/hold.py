@@ -114,7 +114,8 @@ class Hold:
         """Queue the settlement; it happens whether or not anybody waits for it."""
         self.settled = True
         x = self._exchange
-        self._services.metrics.attempt(self._target.model.name, end.outcome)
+        if sent:
+            self._services.metrics.attempt(self._target.model.name, end.outcome)
         settlement = Settlement(
             request_id=x.request_id,
             finished_at=self._services.clock(),
