@@ -219,16 +219,17 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
             self.drop()  # bytes that answer nothing: what follows them cannot be trusted
             return
+        if not incoming.has_head:
+            room = MAX_HEAD_BYTES - self._head_bytes
+            if not room:
+                self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
+                return
+            if len(data) > room:  # what is large may be the body behind the head
+                self.data_received(data[:room])
+                self.data_received(data[room:])
+                return
+            self._head_bytes += len(data)
         try:
-            if not incoming.has_head:
-                room = MAX_HEAD_BYTES - self._head_bytes
-                self._head_bytes += len(data)
-                if len(data) > room:  # what is large may be the body behind the head
-                    self._parser.feed_data(data[:room])
-                    if not incoming.has_head:
-                        self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
-                        return
-                    data = data[room:]
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
@@ -273,7 +274,7 @@ class Connection(asyncio.Protocol):
         assert incoming is not None
         status = self._parser.get_status_code()
         if not 100 <= status <= 599 or self._parser.get_http_version() not in ("1.1", "1.0"):
-            raise HttpParserError("no status line of HTTP/1.1")  # the parser takes RTSP, HTTP/2.0 and a status of 0
+            raise HttpParserError("no status line of HTTP/1.1")  # the parser takes 2.0, 0.9 and a status of 0
         self._interim = 100 <= status < 200
         if self._interim:
             incoming.headers.clear()

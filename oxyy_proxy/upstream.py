@@ -19,8 +19,9 @@ from oxyy_proxy.sweep import Sweeper, Wait
 CONNECT_S = 10.0
 """Longest wait for a connection; nothing has been sent then, so another target may be tried."""
 
-KEEP_IDLE_S = 15.0
-"""How long a connection is kept for another request; shorter than servers do, so that few are lost to the race."""
+KEEP_IDLE_S = 4.0
+"""How long a connection is kept for another request. Servers close theirs after 5 s and more; a request that meets the
+close on its way is of unknown outcome, and its hold would stay."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer that is read whole: 2,048 embeddings of 3,072 dimensions in text are about 130 MB."""
@@ -106,7 +107,8 @@ class Upstream:
     def __init__(self, base_url: str, org_key: str, sweeper: Sweeper) -> None:
         """Raises StartupError for a URL that is not http(s)."""
         url = urlsplit(base_url.rstrip("/"))
-        if url.scheme not in ("http", "https") or not url.hostname:
+        odd = url.query or url.fragment or not base_url.isprintable() or " " in base_url
+        if url.scheme not in ("http", "https") or not url.hostname or odd:
             raise StartupError(f"the upstream {base_url!r} is not a URL such as https://api.oxyy.ai/v1")
         try:
             self._port = url.port or (443 if url.scheme == "https" else 80)
@@ -120,6 +122,7 @@ class Upstream:
             f" HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {org_key}\r\nAccept-Encoding: identity\r\n"
         )
         self._idle: deque[Connection] = deque()
+        self._closed = False
         self._sweeper = sweeper
 
     async def post(self, path: str, body: bytes, headers: str, limit_s: float) -> UpstreamAnswer:
@@ -144,7 +147,10 @@ class Upstream:
     def give_back(self, connection: Connection, wait: Wait) -> None:
         self._sweeper.remove(wait)
         if connection.release():
-            self._idle.append(connection)
+            if self._closed:
+                connection.drop()
+            else:
+                self._idle.append(connection)
 
     def _take_idle(self) -> Connection | None:
         """The connection that was used last; those that have been idle too long are closed."""
@@ -176,7 +182,8 @@ class Upstream:
         return connection
 
     async def close(self) -> None:
-        """Drop what is idle; connections in use are dropped by those who use them."""
+        """Drop what is idle; what is in use is dropped when it is given back."""
+        self._closed = True
         while self._idle:
             self._idle.pop().drop()
 

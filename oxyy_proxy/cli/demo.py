@@ -72,6 +72,7 @@ def demo(
 
 
 async def _run(folder: Path, listen: str, admin: str, upstream: str, pace_ms: float) -> None:
+    import asyncio
     import secrets
     import sys
 
@@ -104,7 +105,8 @@ async def _run(folder: Path, listen: str, admin: str, upstream: str, pace_ms: fl
         )
         proxy = Proxy(settings)
         await proxy.start()
-        typer.echo(_banner(proxy, key, folder, simulator.origin))
+        # Shown once `run` handles signals: Ctrl-C right after it is a clean end.
+        asyncio.get_running_loop().call_soon(typer.echo, _banner(proxy, key, folder, simulator.origin))
         await proxy.run()
     finally:
         await simulator.stop()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from oxyy_proxy.policyfiles import PolicyInvalid, load
+
 Write = Callable[[Mapping[str, str | None]], Path]
 
 
@@ -29,6 +31,25 @@ VALID: Mapping[str, str] = {
         f'version: 1\nteam: search\nkeys:\n  - {{id: prod, sha256: "{sha("prod")}"}}\nmodels: {{allow: [gpt-5]}}\n'
     ),
 }
+
+MODELS, TEAM = VALID["models.yaml"], VALID["teams/search.yaml"]
+
+
+def errors(folder: Path) -> list[str]:
+    """Every error of a folder that does not load, as it is printed."""
+    with pytest.raises(PolicyInvalid) as caught:
+        load(folder)
+    return [str(error) for error in caught.value.errors]
+
+
+def warnings(folder: Path) -> list[str]:
+    """Every warning of a folder that loads."""
+    return [str(warning) for warning in load(folder).warnings]
+
+
+def limits(*limits: str) -> str:
+    """A team with these limits."""
+    return TEAM + "limits:\n" + "".join(f"  - {{{limit}}}\n" for limit in limits)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oxyy_proxy.policyfiles import Finding, PolicyInvalid, load
+from oxyy_proxy.policyfiles.values import scaled, shown
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE, Policy
-from tests.policyfiles.conftest import VALID
+from tests.policyfiles.conftest import TEAM, VALID, Write, errors, limits, sha
+
+SPAN = "expected a time such as 500ms, 60s, 10m or 2h, above 0 and at most 7 days"
+KEY = "expected the SHA-256 of the key, 64 hex digits in quotes; 'oxyy-proxy keys new ID' prints it"
 
 PER_MILLION = (
     "input",
@@ -107,6 +112,158 @@ def test_other_caps_are_whole(meter: str) -> None:
     assert cap("5.0", meter) == 5
     with pytest.raises(PolicyInvalid):
         cap("5.5", meter)
+
+
+GATEWAY_VALUES = [
+    ("version: 2", "1:10: expected 1, the only version of this file there is, got 2"),
+    ("version: true", "1:10: expected 1, the only version of this file there is, got true"),
+    ("version: 1\ndrain: -1s", f"2:8: {SPAN.replace('above', 'from')}, got '-1s'"),
+    ("drain: .inf", f"1:8: {SPAN.replace('above', 'from')}, got '.inf'"),
+    ("retry: {idle: 0}", f"1:15: {SPAN}, got 0"),
+    ("retry: {idle: 5 s}", f"1:15: {SPAN}, got '5 s'"),
+    ("retry: {idle: 1e999}", f"1:15: {SPAN}, got 1E+999"),
+    ("retry: {attempts: true}", "1:19: expected a whole number from 1 to 20, got true"),
+    ("retry: {attempts: '3'}", "1:19: expected a whole number from 1 to 20, got the text '3'"),
+    ("retry: {attempts: 3.0}", "1:19: expected a whole number from 1 to 20, got 3.0"),
+    ("retry: {on: [200]}", "1:14: expected an HTTP status from 400 to 599, got 200"),
+    ("timezone: Mars/Phobos", "1:11: unknown time zone 'Mars/Phobos'; expected a name such as UTC or Europe/Berlin"),
+    ("timezone: ../../etc", "1:11: unknown time zone '../../etc'; expected a name such as UTC or Europe/Berlin"),
+    ("timezone: 3", "1:11: expected text on one line, got 3; put it in quotes"),
+    ("timezone: {a: b}", "1:11: expected text on one line, got a mapping"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), GATEWAY_VALUES)
+def test_a_wrong_value_of_the_gateway_names_its_place(write: Write, text: str, expected: str) -> None:
+    assert errors(write({"gateway.yaml": text})) == [f"gateway.yaml:{expected}"]
+
+
+MODEL_VALUES = [
+    (
+        "models: {'gpt 5': {endpoints: [chat]}}",
+        "1:10: expected a model's name, without blanks, commas, *, ? or brackets, got 'gpt 5'",
+    ),
+    (
+        "models: {a: {endpoints: [chat], price: {input: -1}}}",
+        "1:48: expected a price in USD from 0 to 1000000 with at most 9 decimals, got -1",
+    ),
+    ("models: {a: {endpoints: [chat], price: {input: '1'}}}", "1:48: expected a number, got the text '1'"),
+    ("models: {a: {endpoints: [chat], price: {input: .nan}}}", "1:48: expected a number, got the text '.nan'"),
+    (
+        "models: {a: {endpoints: [chat], price: {input: 0.0000000001}}}",
+        "1:48: expected a price in USD from 0 to 1000000 with at most 9 decimals, got 1E-10",
+    ),
+    (
+        "models: {a: {endpoints: [chat], price: {input: 1e-999999999}}}",
+        "1:48: expected a price in USD from 0 to 1000000 with at most 9 decimals, got 1E-999999999",
+    ),
+    (
+        "models: {a: {endpoints: [images], price: {image: {hd: 1}}}}",
+        "1:50: the field 'default' is missing: the price where no variant fits",
+    ),
+    (
+        "models: {a: {endpoints: [images], price: {image: {default: 1, hd: x}}}}",
+        "1:67: expected a number, got the text 'x'",
+    ),
+    (
+        "models: {a: {endpoints: [chat], max_output_tokens: 0}}",
+        "1:52: expected a whole number from 1 to 1000000000000000, got 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MODEL_VALUES)
+def test_a_wrong_value_of_the_models_names_its_place(write: Write, text: str, expected: str) -> None:
+    assert errors(write({"models.yaml": text})) == [f"models.yaml:{expected}"]
+
+
+TEAM_VALUES = [
+    (
+        TEAM.replace("[gpt-5]", "['gpt 5']"),
+        "5:18: expected a model's name or pattern, without blanks or commas, got 'gpt 5'",
+    ),
+    (TEAM + "mode: shadow", "6:7: mode: shadow is not available in this version; allowed: enforce"),
+    (TEAM + "mode: on", "6:7: expected enforce, got 'on'"),
+    (TEAM + "cost_center: 1042", "6:14: expected text on one line, got 1042; put it in quotes"),
+    (
+        TEAM.replace("id: prod", "id: pr/od"),
+        "4:10: expected a name of letters, digits, '.', '_' and '-', at most 64, got 'pr/od'",
+    ),
+    (TEAM.replace(sha("prod"), "ok_search_secret"), f"4:24: {KEY}"),
+    (
+        TEAM.replace("}\nmodels", ", expires: 2027-02-30}\nmodels"),
+        "4:101: expected a date such as 2027-06-30, got '2027-02-30'",
+    ),
+    (
+        TEAM.replace("}\nmodels", ", expires: 2027-06-30 10:00:00}\nmodels"),
+        "4:101: expected a date such as 2027-06-30, got '2027-06-30 10:00:00'",
+    ),
+    (limits("meter: usd, per: day, cap: '5'"), "7:33: expected a number, got the text '5'"),
+    (
+        limits("meter: usd, per: day, cap: 1, timezone: Nope"),
+        "7:46: unknown time zone 'Nope'; expected a name such as UTC or Europe/Berlin",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), TEAM_VALUES)
+def test_a_wrong_value_of_a_team_names_its_place(write: Write, text: str, expected: str) -> None:
+    assert errors(write({"teams/search.yaml": text})) == [f"teams/search.yaml:{expected}"]
+
+
+def test_a_pasted_key_is_never_quoted(write: Write) -> None:
+    text = TEAM.replace(sha("prod"), "ok_search_secret")
+    assert "secret" not in " ".join(errors(write({"teams/search.yaml": text})))
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("500ms", 0.5), ("60s", 60), ("1.5m", 90), ("2h", 7200), ("45", 45), ("0.25", 0.25)]
+)
+def test_times_have_units_or_are_seconds(write: Write, written: str, seconds: float) -> None:
+    models = VALID["models.yaml"].replace("[embeddings],", f"[embeddings], first_byte: {written}, answer: {written},")
+    folder = write({"gateway.yaml": f"retry: {{idle: {written}}}\ndrain: {written}\n", "models.yaml": models})
+    policy = load(folder).policy
+    assert policy.retry.idle_s == policy.drain_s == seconds
+    assert policy.models["ada"].first_byte_s == policy.models["ada"].answer_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "nothing"),
+        (True, "true"),
+        ("a" * 80, repr("a" * 60)),
+        ("two\nlines", r"'two\nlines'"),
+        ({"a": 1}, "a mapping"),
+        ([1], "a list"),
+        (date(2027, 6, 30), "the date 2027-06-30"),
+        (7, "7"),
+        (Decimal("1E+999"), "1E+999"),
+    ],
+)
+def test_a_value_is_quoted_short_and_on_one_line(value: object, expected: str) -> None:
+    assert shown(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "scale", "expected"),
+    [
+        ("0", 1, 0),
+        ("-0.0", 1, 0),
+        ("5", 1, 5),
+        ("5.0", 1, 5),
+        ("0.5", 10, 5),
+        ("10", 1, 10),
+        ("10.1", 1, None),
+        ("0.55", 10, None),
+        ("11", 1, None),
+        ("-1", 1, None),
+        ("1e-999999999", 10, None),
+        ("1e999999999", 10, None),
+    ],
+)
+def test_a_number_is_scaled_exactly_or_not_at_all(number: str, scale: int, expected: int | None) -> None:
+    assert scaled(Decimal(number), scale, Decimal(10)) == expected
 
 
 PIECES = (
