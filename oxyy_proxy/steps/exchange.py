@@ -34,6 +34,7 @@ from oxyy_proxy.steps.attempt import attempt
 from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
 from oxyy_proxy.steps.relay import answer_headers, relay
+from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import Wait
 
@@ -119,7 +120,7 @@ class Exchanges:
             forwarded="".join([f"{name}: {headers[name]}\r\n" for name in _FORWARDED if name in headers]),
         )
 
-    async def _other_route(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.Response:
+    async def _other_route(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.StreamResponse:
         """What is answered without the upstream: models, usage, and refusals of anything else."""
         path, method = request.path, request.method
         get = method == "GET"
@@ -236,13 +237,13 @@ def _no_route(path: str, method: str) -> ProxyError:
     return MethodNotAllowed(f"{method[:20]} is not allowed on {path[:100]}; use {allow}.", headers={"Allow": allow})
 
 
-def _json(x: Exchange, value: object) -> web.Response:
+def _json(x: Exchange, value: object) -> web.StreamResponse:
     x.status = 200
     headers = {**answer_headers(x), "Content-Type": "application/json"}
-    return web.Response(status=200, body=orjson.dumps(value), headers=headers)
+    return whole_response(200, headers, orjson.dumps(value))
 
 
-def _refusal(x: Exchange, error: ProxyError) -> web.Response:
+def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
     """An error as the client gets it: ours, or the upstream's own where every target gave it."""
     status, content_type, body = error.status, "application/json", error_body(error)
     if isinstance(error, UpstreamStatus):
@@ -250,7 +251,7 @@ def _refusal(x: Exchange, error: ProxyError) -> web.Response:
     x.status = status
     x.error_code = error.code
     headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
-    response = web.Response(status=status, body=body, headers=headers)
+    response = whole_response(status, headers, body)
     if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest):
         response.force_close()  # the rest of the body is not wanted
     return response

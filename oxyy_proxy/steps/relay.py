@@ -17,6 +17,7 @@ from oxyy_proxy.rules.budget import duration, tightest
 from oxyy_proxy.rules.price import usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
 from oxyy_proxy.steps.hold import Hold, attempt_end
+from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import Wait
 
@@ -41,21 +42,21 @@ async def relay(
         x.upstream_s += answered.answer.waited_s
 
 
-async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.Response:
+async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.StreamResponse:
     usage = answered.answer.usage
     if usage is None:
         usage = call.ask.likely_usage(x.policy.part_tokens, answered.answer.output_bytes)
     await hold.answered(usage)
     x.status = 200
     headers = {**answer_headers(x), "Content-Type": answered.content_type, "x-oxyy-cost-usd": usd(x.cost_nusd)}
-    return web.Response(status=200, body=answered.body, headers=headers)
+    return whole_response(200, headers, answered.body)
 
 
-async def _passed_through(x: Exchange, hold: Hold, answered: PassedThrough) -> web.Response:
+async def _passed_through(x: Exchange, hold: Hold, answered: PassedThrough) -> web.StreamResponse:
     await hold.ended(answered.end, answered.status, f"upstream_{answered.status}")
     x.status = answered.status
     headers = {**answer_headers(x), **answered.headers, "Content-Type": answered.content_type}
-    return web.Response(status=answered.status, body=answered.body, headers=headers)
+    return whole_response(answered.status, headers, answered.body)
 
 
 def answer_headers(x: Exchange) -> dict[str, str]:
