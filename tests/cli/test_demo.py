@@ -146,7 +146,13 @@ def test_make_run_without_a_key_is_a_demo(tmp_path: Path, settings: dict[str, st
     stub.chmod(0o755)
     env = environment(**settings)
     root = Path(__file__).parents[2]
-    dry = subprocess.run([make, "-n", "run", f"BIN={tmp_path}"], cwd=root, capture_output=True, text=True, env=env)
+    dry = subprocess.run(
+        [make, "--no-print-directory", "-n", "run", f"BIN={tmp_path}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     assert dry.returncode == 0, dry.stderr
     recipe = dry.stdout.splitlines()[-1]
     said = subprocess.run(["sh", "-c", recipe], capture_output=True, text=True, env=env, check=True)
