@@ -185,6 +185,10 @@ class _Stream:
         finally:
             self._wait.since = None
 
+    async def _send_error(self, error: ProxyError) -> None:
+        """An event that broke off is ended first, or the error would be read as the rest of it."""
+        await self._send((b"\n\n" if self._streaming.meter.mid_event else b"") + error_event(error))
+
     async def _finish_without_client(self) -> None:
         """The client has left: read on for the usage, within reason."""
         policy, meter = self._x.policy, self._streaming.meter
@@ -213,8 +217,7 @@ class _Stream:
             failure = meter.failure or cut
             await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
         if cut is not None and meter.failure is None:
-            # An event that broke off is ended, or the error would be read as the rest of it.
-            await self._send((b"\n\n" if meter.mid_event else b"") + error_event(cut))
+            await self._send_error(cut)
         else:
             await self._send(meter.farewell)
         await self._end()
@@ -229,7 +232,7 @@ class _Stream:
             await self._hold.answered(meter.usage, reason="drained")
         else:
             await self._estimate("drained")
-        await self._send(error_event(Draining("The proxy is restarting and cut this stream. Retry.")))
+        await self._send_error(Draining("The proxy is restarting and cut this stream. Retry."))
         await self._end()
 
     async def _estimate(self, reason: str) -> None:
