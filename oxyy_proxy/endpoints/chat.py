@@ -161,6 +161,8 @@ class ChatMeter:
 
     def _passes(self, event: bytes) -> bool:
         """Read one event; whether the client gets it now."""
+        if not self.ended and is_one_event(event):
+            return self._reads(event[6:-2])
         data = data_of(event)
         if self.ended or data.strip() == DONE:
             self.ended = True
