@@ -8,7 +8,8 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aiohttp import http_parser
 
@@ -71,8 +72,8 @@ class Proxy:
         except StartupError:
             await self._close()
             raise
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(sweeper.run()), loop.create_task(self.policies.watch())]
+        self._begin(sweeper.run())
+        self._begin(self.policies.watch())
         self._policy_loaded(loaded)
         self.log.event(
             "ready",
@@ -131,7 +132,19 @@ class Proxy:
         return open_ledger(settings.ledger, settings.durability, self.metrics.commit_seconds, on_defect)
 
     def _reload(self) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(self.policies.reload()))
+        self._begin(self.policies.reload())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of the process's own. One that fails is told of, and the proxy stops: without it time-outs would pass
+        or policies go stale, and nobody would know."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("task_failed", error)
+            self._stop.set()
 
     def _policy_loaded(self, loaded: Loaded) -> None:
         self.metrics.reload_failed.set(0)

@@ -259,3 +259,16 @@ async def test_usage_is_that_of_the_team_alone(rig: Rig) -> None:
     assert json.loads(answer.body)["team"] == "search"
     assert answer.headers["content-type"] == "application/json"
     assert not rig.rows()
+
+
+async def test_a_background_task_that_fails_is_told_of_and_stops_the_proxy(make_rig: Callable[..., Any]) -> None:
+    rig = await make_rig()
+    told: list[str] = []
+    rig.proxy.log.error = lambda event, error=None, **_: told.append(f"{event}: {error}")
+
+    async def fails() -> None:
+        raise ZeroDivisionError("a defect")
+
+    rig.proxy._begin(fails())
+    await asyncio.wait_for(rig.proxy._stop.wait(), 5)
+    assert told == ["task_failed: a defect"]

@@ -211,33 +211,44 @@ class SqliteLedger:
     # --- counters ----------------------------------------------------------------------------------------------
 
     def _counter(self, limit: Limit, window: Window) -> Counter:
+        """The counter of a limit in a window, made if there is none."""
         key = (limit.id, window.start)
         counter = self._book.counters.get(key)
         if counter is None:
             if len(self._book.counters) >= _COUNTERS_KEPT:
                 self._book.drop_past_counters(window.start)
-            counter = self._load_counter(limit, window)
+            counter = self._load_counter(limit, window) or self._make_counter(limit, window)
             self._book.add_counter(key, counter)
         return counter
 
-    def _load_counter(self, limit: Limit, window: Window) -> Counter:
+    def _looked_at(self, limit: Limit, now: float) -> Counter:
+        """The counter as it stands, for somebody who looks. A short window that nobody used gets no row by that: every
+        scrape would make one for every limit and minute."""
+        window = budget.window(limit, now)
+        if limit.per not in ("minute", "hour") or (limit.id, window.start) in self._book.counters:
+            return self._counter(limit, window)
+        opening = self._spent_before(limit, window)
+        return self._load_counter(limit, window) or Counter(0, limit.meter, limit.models, window, limit.cap, opening)
+
+    def _load_counter(self, limit: Limit, window: Window) -> Counter | None:
         if limit.meter == "concurrent":
             return Counter(0, limit.meter, limit.models, window, limit.cap)
         row = self._db.execute(schema.SELECT_COUNTER, (limit.id, window.start)).fetchone()
-        if row is not None:
-            counter_id, cap, spent, unresolved = row
-            return Counter(counter_id, limit.meter, limit.models, window, cap, spent, unresolved)
-        self._flush()  # what this transaction has ended counts too
+        if row is None:
+            return None
+        counter_id, cap, spent, unresolved = row
+        return Counter(counter_id, limit.meter, limit.models, window, cap, spent, unresolved)
+
+    def _make_counter(self, limit: Limit, window: Window) -> Counter:
         opening = self._spent_before(limit, window)
-        models = json.dumps(limit.models)
-        inserted = self._db.execute(
-            schema.INSERT_COUNTER, (limit.id, *window, limit.meter, models, limit.cap, opening, opening)
-        )
+        row = (limit.id, *window, limit.meter, json.dumps(limit.models), limit.cap, opening, opening)
+        inserted = self._db.execute(schema.INSERT_COUNTER, row)
         return Counter(inserted.lastrowid or 0, limit.meter, limit.models, window, limit.cap, opening)
 
     def _spent_before(self, limit: Limit, window: Window) -> int:
         """What the rows say was spent in this window before the limit had a counter in it: a limit that is added in
         the middle of a month starts where the month stands."""
+        self._flush()  # what this transaction has ended counts too
         spent = 0
         for team, key_id, model, cost_nusd, tokens, count in self._db.execute(
             schema.SPENT_BEFORE,
@@ -254,7 +265,7 @@ class SqliteLedger:
         return verbs.open_request(self._book, opening, counters)
 
     def _do_standings(self, limits: Sequence[Limit], now: float) -> tuple[Standing, ...]:
-        return tuple([self._counter(limit, budget.window(limit, now)).standing(limit) for limit in limits])
+        return tuple([self._looked_at(limit, now).standing(limit) for limit in limits])
 
     def _do_snapshot(self, limits: Sequence[Limit], now: float) -> Snapshot:
         return Snapshot(dict(self._book.totals), self._do_standings(limits, now))

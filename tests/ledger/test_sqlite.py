@@ -421,3 +421,24 @@ async def test_counters_of_ended_windows_leave_memory_and_stay_in_the_store(
         (again,) = await sqlite_store.ledger.standings([rate], NOW + 60 * minute)
         assert (again.spent, again.held) == (1, 0)
     assert (await sqlite_store.verify()).broken == ()
+
+
+def counters_in(store: SqliteStore) -> int:
+    with contextlib.closing(sqlite3.connect(store.path)) as db:
+        return int(db.execute("SELECT count(*) FROM counters").fetchone()[0])
+
+
+async def test_looking_at_a_minute_writes_no_counter_and_using_it_does(sqlite_store: SqliteStore) -> None:
+    ledger = sqlite_store.open()
+    watched = limit("usd", "minute", 1000)
+    for minute in range(3):
+        (standing,) = await ledger.standings([watched], NOW + 60 * minute)
+        assert (standing.spent, standing.held) == (0, 0)
+    assert counters_in(sqlite_store) == 0
+    opened = opening([watched], [target(nusd=60)])
+    await ledger.open(opened)
+    (standing,) = await ledger.standings([watched], NOW)
+    assert standing.held == 60
+    assert counters_in(sqlite_store) == 1
+    await ledger.settle(answered(opened, 7))
+    assert (await sqlite_store.verify()).broken == ()
