@@ -41,7 +41,7 @@ MAX_BATCH = 512
 """Verbs in one transaction at most, so that the first of them is not kept waiting by the last."""
 
 BUSY_REQUESTS = 7
-GATHER_S = 0.002
+GATHER_S = 0.001
 """With more requests open than that, a transaction waits this long for verbs to share it: a commit costs more than all
 that it carries. With fewer nobody waits."""
 

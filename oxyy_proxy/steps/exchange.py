@@ -29,7 +29,7 @@ from oxyy_proxy.reports import team_usage
 from oxyy_proxy.rules.budget import watching
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.route import chain
-from oxyy_proxy.rules.types import Plan, Principal
+from oxyy_proxy.rules.types import Limit, Model, Plan, Policy, Principal
 from oxyy_proxy.steps.attempt import attempt
 from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
@@ -54,6 +54,8 @@ class Exchanges:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._policy: Policy | None = None
+        self._routes: dict[tuple[str, str, str, str | None], tuple[str, tuple[Model, ...], tuple[Limit, ...]]] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, to its end. Never raises but for cancellation by the server."""
@@ -100,7 +102,7 @@ class Exchanges:
             ask = endpoint.parse(await self._read_body(x, request, endpoint.max_body_bytes))
             x.stream = ask.stream
             x.model_requested = (ask.model or "")[:MODEL_MAX_CHARS]
-            call = _decide(x, principal, endpoint, ask)
+            call = self._decide(x, principal, endpoint, ask)
             async with Hold(services, x, call) as hold:
                 answered = await attempt(services, x, call, hold)
                 return await relay(services, x, call, hold, answered, request)
@@ -169,6 +171,29 @@ class Exchanges:
             self._services.sweeper.remove(wait)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _decide(self, x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
+        """Which models may answer, what the worst of each costs, and which limits watch."""
+        requested, chosen, limits = self._route(x.policy, principal, endpoint, ask.model)
+        parts = x.policy.part_tokens
+        targets = tuple([target(ask, model, parts) for model in chosen])
+        x.model_requested, x.model_label = requested, chosen[0].name
+        return Call(principal, endpoint, ask, Plan(requested, targets, limits))
+
+    def _route(
+        self, policy: Policy, principal: Principal, endpoint: Endpoint, model: str | None
+    ) -> tuple[str, tuple[Model, ...], tuple[Limit, ...]]:
+        """The name asked for, the chain and the limits: the same for a key and a model as long as a policy is in force,
+        so found once. Only models that exist are kept."""
+        if policy is not self._policy:
+            self._policy, self._routes = policy, {}
+        asked = (principal.team.name, principal.key.id, endpoint.name, model)
+        found = self._routes.get(asked)
+        if found is None:
+            requested, chosen = chain(policy, principal, endpoint.name, endpoint.units, model)
+            found = (requested, chosen[: policy.retry.attempts], watching(policy, principal))
+            self._routes[asked] = found
+        return found
+
     def _record(self, x: Exchange) -> None:
         """One record to the metrics and the log."""
         end = Finished(
@@ -192,15 +217,6 @@ class Exchanges:
         )
         self._services.metrics.finished(end)
         self._services.log.finished(end)
-
-
-def _decide(x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
-    """Which models may answer, what the worst of each costs, and which limits watch."""
-    requested, chosen = chain(x.policy, principal, endpoint.name, endpoint.units, ask.model)
-    parts = x.policy.part_tokens
-    targets = tuple(target(ask, model, parts) for model in chosen[: x.policy.retry.attempts])
-    x.model_requested, x.model_label = requested, chosen[0].name
-    return Call(principal, endpoint, ask, Plan(requested, targets, watching(x.policy, principal)))
 
 
 def _require_plain_framing(request: web.BaseRequest) -> None:
