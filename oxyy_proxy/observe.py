@@ -253,8 +253,8 @@ class Log:
         self._logger.error(event, **fields)
 
     def finished(self, end: Finished) -> None:
-        """The one line of a request. As JSON it is made whole here: a bound logger and its processors cost twice what it
-        does, once for every request."""
+        """The one line of a request. As JSON it is made whole here: a bound logger with processors costs twice that,
+        once for every request."""
         usage = end.usage
         fields = {
             "request_id": end.request_id,
