@@ -40,7 +40,14 @@ curl http://{listen}/v1/chat/completions \\
   -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
   -d '{{"model": "gpt-5", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 
-With Python (pip install openai):
+With Python:
+
+import json, urllib.request
+request = urllib.request.Request("http://{listen}/v1/chat/completions", headers={{"Authorization": "Bearer {key}"}})
+request.data = json.dumps({{"model": "gpt-5", "messages": [{{"role": "user", "content": "Hello!"}}]}}).encode()
+print(json.load(urllib.request.urlopen(request))["choices"][0]["message"]["content"])
+
+With the official SDK (pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="http://{listen}/v1", api_key="{key}")

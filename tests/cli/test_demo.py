@@ -81,8 +81,13 @@ async def test_the_curl_line_works(demo: Demo) -> None:
     assert answer["choices"][0]["message"]["content"]
 
 
-async def test_the_python_lines_work(demo: Demo) -> None:
-    said = await pasted(sys.executable, "-c", demo.part("With Python (pip install openai):", "policies "))
+PYTHON = ("With Python:", "With the official SDK")
+SDK = ("With the official SDK (pip install openai):", "policies ")
+
+
+@pytest.mark.parametrize(("begins", "ends", "flags"), [(*PYTHON, "-IS"), (*SDK, "-I")], ids=["Python alone", "SDK"])
+async def test_the_python_lines_work(demo: Demo, begins: str, ends: str, flags: str) -> None:
+    said = await pasted(sys.executable, flags, "-c", demo.part(begins, ends))
     assert said.strip()
 
 
@@ -90,7 +95,7 @@ async def test_the_python_lines_work(demo: Demo) -> None:
 async def test_the_line_that_shows_the_spend_works(tmp_path: Path, program: Sequence[str]) -> None:
     demo = await Demo(tmp_path, program).start()
     try:
-        await pasted(sys.executable, "-c", demo.part("With Python (pip install openai):", "policies "))
+        await pasted(sys.executable, "-c", demo.part(*PYTHON))
         header, row, total = (await pasted("bash", "-c", spend_line(demo))).splitlines()
     finally:
         assert await demo.stop() == 0
