@@ -17,7 +17,7 @@ TYPES = {
     "QuotaExceeded": "insufficient_quota",
     "RateLimited": "rate_limit_error",
 }
-"""Of the others, 4xx are invalid_request_error and 5xx server_error (DESIGN 4)."""
+"""Of the others, 4xx are invalid_request_error and 5xx server_error."""
 
 LINE = re.compile(r"^ +[├└]─ (?P<name>\w+) +(?P<status>\d{3}) (?P<code>[a-z_]+)\b(?P<rest>.*)$", re.MULTILINE)
 DRAWN = {line["name"]: line for line in LINE.finditer(errors.__doc__ or "")}

@@ -1,4 +1,4 @@
-"""The protocol of a ledger: atomic verbs, and the records they take and give (DESIGN 6).
+"""The protocol of a ledger: atomic verbs, and the records they take and give (README, "How money is counted").
 
 A request's row goes `open` → `settled | voided | unresolved`, once. Its spend is on the counters of its limits: held
 while it is open, spent when it is settled, still held where it is unresolved.

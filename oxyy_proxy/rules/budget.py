@@ -1,4 +1,4 @@
-"""Windows, what a request reserves on each limit, and whether it fits (DESIGN 5 and 6)."""
+"""Windows, what a request reserves on each limit, and whether it fits (README, "Policies")."""
 
 from __future__ import annotations
 

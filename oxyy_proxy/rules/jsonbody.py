@@ -16,7 +16,7 @@ import orjson
 from oxyy_proxy.errors import InvalidJson
 
 MAX_DEPTH = 128
-"""Nesting that is refused beyond; parsers upstream differ above it (DESIGN 4)."""
+"""Nesting that is refused beyond; parsers upstream differ above it."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRINGS_AND_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)

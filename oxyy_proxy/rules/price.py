@@ -1,4 +1,4 @@
-"""What usage costs, in integer nano-USD rounded up once per record (DESIGN 6), and the worst it can cost."""
+"""What usage costs, in integer nano-USD rounded up once per record, and the worst it can cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models may answer: aliases, allowlists and chains (DESIGN 5 and 7)."""
+"""Which models may answer: aliases, allowlists and chains (README, "Policies" and "Failover")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try the targets of a plan until one answers, under one deadline (DESIGN 7).
+"""Try the targets of a plan until one answers, under one deadline (README, "Failover").
 
 An answer that comes whole is read and checked here, and a stream is read up to its first real event, so that a failure
 still moves on: nothing has gone to the client yet.

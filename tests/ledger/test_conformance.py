@@ -1,4 +1,4 @@
-"""What every store of the ledger must do (DESIGN 6). The stores are those of `tests.ledger.stores`."""
+"""What every store of the ledger must do. The stores are those of `tests.ledger.stores`."""
 
 from __future__ import annotations
 

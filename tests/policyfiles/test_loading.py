@@ -12,7 +12,7 @@ from tests.policyfiles.conftest import VALID, Write, sha
 
 EXAMPLE = Path(__file__).parents[2] / "policies"
 
-DESIGN_GATEWAY = """\
+FULL_GATEWAY = """\
 version: 1
 timezone: UTC
 limits:                                  # over all teams together
@@ -30,7 +30,7 @@ on_disconnect: drain                     # or cancel
 drain: 30s
 """
 
-DESIGN_MODELS = """\
+FULL_MODELS = """\
 version: 1
 models:
   gpt-5:
@@ -55,7 +55,7 @@ aliases: {fast: gpt-5-mini}
 default_models: {images: dall-e-3}
 """
 
-DESIGN_TEAM = f"""\
+FULL_TEAM = f"""\
 version: 1
 team: search
 cost_center: CC-1042
@@ -75,7 +75,7 @@ fallbacks: {{gpt-5: [gpt-5-mini]}}         # this team's chain; [] turns failove
 mode: enforce                            # or shadow
 """
 
-DESIGN = {"gateway.yaml": DESIGN_GATEWAY, "models.yaml": DESIGN_MODELS, "teams/search.yaml": DESIGN_TEAM}
+FULL = {"gateway.yaml": FULL_GATEWAY, "models.yaml": FULL_MODELS, "teams/search.yaml": FULL_TEAM}
 
 
 def test_the_example_folder_loads_without_errors_or_warnings() -> None:
@@ -93,7 +93,7 @@ def test_the_example_folder_has_a_limit_of_each_meter_in_each_team() -> None:
 
 
 def test_the_whole_schema_is_accepted_and_what_has_no_effect_yet_is_warned_of(write: Write) -> None:
-    loaded = load(write(DESIGN))
+    loaded = load(write(FULL))
     no_effect = "accepted, but has no effect in this version"
     assert [str(warning) for warning in loaded.warnings] == [
         f"gateway.yaml:12:3: budget_percent: {no_effect}",
@@ -110,7 +110,7 @@ def test_the_whole_schema_is_accepted_and_what_has_no_effect_yet_is_warned_of(wr
 
 
 def test_prices_are_nano_usd_per_million_units(write: Write) -> None:
-    models = load(write(DESIGN)).policy.models
+    models = load(write(FULL)).policy.models
     assert models["gpt-5"].prices == {
         "input": Price(1_250_000_000),
         "cached_input": Price(125_000_000),
@@ -125,7 +125,7 @@ def test_prices_are_nano_usd_per_million_units(write: Write) -> None:
 
 
 def test_the_gateway_and_its_defaults(write: Write) -> None:
-    policy = load(write(DESIGN)).policy
+    policy = load(write(FULL)).policy
     assert policy.retry == Retry(frozenset({500, 503}), 3, 600.0, 60.0, 300.0, 60.0)
     assert (policy.on_disconnect, policy.drain_s) == ("drain", 30.0)
     assert policy.limits == (Limit("organisation usd/month", "usd", "month", 50_000 * 10**9, ZoneInfo("UTC")),)
@@ -136,7 +136,7 @@ def test_the_gateway_and_its_defaults(write: Write) -> None:
 
 
 def test_a_team_and_the_ids_of_its_limits(write: Write) -> None:
-    policy = load(write(DESIGN)).policy
+    policy = load(write(FULL)).policy
     team = policy.teams["search"]
     assert (team.name, team.cost_center, team.fallbacks) == ("search", "CC-1042", {"gpt-5": ("gpt-5-mini",)})
     assert (team.allow[0], team.deny) == ("gpt-5", ("*-preview",))

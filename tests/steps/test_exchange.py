@@ -29,7 +29,7 @@ TYPES = {
     "request_too_large": (413, "invalid_request_error"),
     "unsupported_encoding": (415, "invalid_request_error"),
 }
-"""The table of DESIGN 4: code -> status and type."""
+"""The README's table of errors: code -> status and type."""
 
 VALID: dict[str, dict[str, Any]] = {
     "chat": {"model": "gpt-5", "messages": [{"role": "user", "content": "Hello!"}]},

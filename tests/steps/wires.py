@@ -264,7 +264,7 @@ async def limits(rig: Rig, key: str = KEY) -> list[dict[str, Any]]:
 
 
 async def assert_books_are_right(rig: Rig) -> None:
-    """Every invariant of DESIGN 6 holds, and no row is open."""
+    """Every invariant of the ledger holds, and no row is open."""
     verdict = await verify(f"sqlite:///{rig.ledger_path}")
     assert verdict.broken == ()
     assert verdict.open == 0
