@@ -42,8 +42,8 @@ MAX_BATCH = 512
 
 BUSY_REQUESTS = 7
 GATHER_S = 0.001
-"""With more requests open than that, a transaction waits this long for verbs to share it: a commit costs more than all
-that it carries. With fewer nobody waits."""
+"""With more requests open than that, and verbs close behind each other, a transaction waits this long for more of them
+to share it: a commit costs more than all that it carries. Otherwise nobody waits."""
 
 _COUNTERS_KEPT = 4096
 
@@ -124,16 +124,16 @@ class SqliteLedger:
         self._thread.start()
 
     def _run(self) -> None:
-        closing = False
+        closing = crowded = False
         while not closing:
             batch = []
             with contextlib.suppress(queue.Empty):
                 batch.append(self._queue.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None))
-                if len(self._book.open) > BUSY_REQUESTS:
+                if crowded and len(self._book.open) > BUSY_REQUESTS:
                     time.sleep(GATHER_S)
                 while len(batch) < MAX_BATCH:
                     batch.append(self._queue.get_nowait())
-            closing = None in batch
+            closing, crowded = None in batch, len(batch) > 1
             late, self._late = self._late, []
             self._commit([*late, *(item for item in batch if item is not None)])
         self._shut()
