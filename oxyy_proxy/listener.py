@@ -16,6 +16,9 @@ from aiohttp import web
 from oxyy_proxy.errors import MalformedRequest, StartupError
 from oxyy_proxy.rules.requestid import request_id
 
+SERVER = "oxyy-proxy"
+"""What answers call themselves; aiohttp would tell its version and Python's."""
+
 BACKLOG = 1024
 KEEPALIVE_S = 75.0
 
@@ -50,7 +53,7 @@ class _Connection(web.RequestHandler):
         error = MalformedRequest("The request is not valid HTTP/1.1, or a header is too long. Check the client.")
         headers = {
             "Content-Type": "application/json",
-            "Server": "oxyy-proxy",
+            "Server": SERVER,
             "x-request-id": request_id(time.time(), secrets.token_hex(8)),
         }
         response = web.Response(status=error.status, body=orjson.dumps(error.payload()), headers=headers)

@@ -227,8 +227,11 @@ class SqliteLedger:
         window = budget.window(limit, now)
         if limit.per not in ("minute", "hour") or (limit.id, window.start) in self._book.counters:
             return self._counter(limit, window)
-        opening = self._spent_before(limit, window)
-        return self._load_counter(limit, window) or Counter(0, limit.meter, limit.models, window, limit.cap, opening)
+        found = self._load_counter(limit, window)
+        if found is None:
+            opening = self._spent_before(limit, window)
+            found = Counter(0, limit.meter, limit.models, window, limit.cap, opening)
+        return found
 
     def _load_counter(self, limit: Limit, window: Window) -> Counter | None:
         if limit.meter == "concurrent":

@@ -261,7 +261,7 @@ def _json(x: Exchange, value: object) -> web.StreamResponse:
 
 def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
     """An error as the client gets it: ours, or the upstream's own where every target gave it."""
-    status, content_type, body = error.status, "application/json", error_body(error)
+    status, content_type, body = error.status, "application/json", orjson.dumps(error.payload())
     if isinstance(error, UpstreamStatus):
         status, content_type, body = error.upstream_status, error.content_type, error.body
     x.status = status
@@ -271,8 +271,3 @@ def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
     if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest):
         response.force_close()  # the rest of the body is not wanted
     return response
-
-
-def error_body(error: ProxyError) -> bytes:
-    """The JSON of an error; anything that is not text in it is escaped, so that this never fails."""
-    return orjson.dumps(error.payload())

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
 from oxyy_proxy.ledger.base import AttemptEnd
+from oxyy_proxy.listener import SERVER
 from oxyy_proxy.rules.budget import duration, tightest
 from oxyy_proxy.rules.price import usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
@@ -20,8 +21,6 @@ from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import Wait
-
-SERVER = "oxyy-proxy"
 
 BEHIND_BYTES = 32 * 1024
 """Bytes that a client has not taken yet, at which it is waited for."""
