@@ -13,6 +13,9 @@ from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamErrorAn
 from oxyy_proxy.rules.price import worst_nusd
 from oxyy_proxy.rules.types import Model, PartTokens, Target, Usage
 
+MAX_JSON_BYTES = 32 * 1024 * 1024
+"""The largest JSON body that is taken."""
+
 MAX_INT = 2**31 - 1
 """The most that a count may be, asked for or consumed, so that no sum or cost overflows a 64-bit column."""
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from oxyy_proxy.endpoints.base import (
+    MAX_JSON_BYTES,
     Answer,
     Endpoint,
     error_answer,
@@ -31,8 +32,6 @@ USD per token, is 1.28 * 10^18 nano-USD and fits a 64-bit column."""
 
 MAX_CHOICES = 128
 """The most that `n` may be with OpenAI."""
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
 
 _MEDIA: dict[str, tuple[str, str, str]] = {
     "image_url": ("image", "image_url", "url"),
@@ -264,6 +263,6 @@ ENDPOINT = Endpoint(
     name="chat",
     path="/chat/completions",
     units=frozenset({"input", "output"}),
-    max_body_bytes=MAX_BODY_BYTES,
+    max_body_bytes=MAX_JSON_BYTES,
     parse=ChatAsk,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oxyy_proxy.endpoints.base import (
+    MAX_JSON_BYTES,
     Answer,
     Endpoint,
     StreamMeter,
@@ -18,8 +19,6 @@ from oxyy_proxy.errors import InvalidValue
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
 from oxyy_proxy.rules.types import Model, PartTokens, Usage
-
-MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
 class EmbeddingsAsk:
@@ -82,6 +81,6 @@ ENDPOINT = Endpoint(
     name="embeddings",
     path="/embeddings",
     units=frozenset({"input"}),
-    max_body_bytes=MAX_BODY_BYTES,
+    max_body_bytes=MAX_JSON_BYTES,
     parse=EmbeddingsAsk,
 )
