@@ -1,8 +1,12 @@
-"""What usage costs, in integer nano-USD rounded up once per record, and the worst it can cost."""
+"""What usage costs, in integer nano-USD rounded up once per record, and the worst it can cost.
+
+A model is charged by tokens where it has a price for input and the upstream says how many there were, else by its
+units: images, seconds of video, minutes of audio, characters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE, Price, Usage
 
@@ -13,30 +17,98 @@ BYTES_PER_TOKEN_LIKELY = 4
 """An answer without usage is estimated at one token per four UTF-8 bytes: right for English, and for Japanese, where
 three-byte characters are about 0.75 tokens each; counting characters instead is wrong by 2 to 3 there."""
 
+_MS_PER_MINUTE = 60_000
+_UNIT_SCALE = PRICE_SCALE * _MS_PER_MINUTE
+"""What sums over units are kept in: nano-USD per this, so that milliseconds at a price per minute stay integers."""
+
+_INPUT_UNITS = ("input", "cached_input", "audio_input", "image_input")
+_OUTPUT_UNITS = ("output", "audio_output", "image_output")
+_UNDECIDED = ("", "auto")
+"""A quality or size that leaves the choice to the upstream."""
+
 
 def cost_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
-    """What `usage` costs. Cached tokens fall back on the input price, audio tokens on their text price."""
-    text_in = prices["input"].default
-    text_out = _rate(prices, "output", 0)
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
-    audio_in = min(usage.audio_input_tokens, usage.input_tokens - cached)
-    audio_out = min(usage.audio_output_tokens, usage.output_tokens)
-    scaled = (
-        (usage.input_tokens - cached - audio_in) * text_in
-        + cached * _rate(prices, "cached_input", text_in)
-        + audio_in * _rate(prices, "audio_input", text_in)
-        + (usage.output_tokens - audio_out) * text_out
-        + audio_out * _rate(prices, "audio_output", text_out)
-        + _rate(prices, "request", 0)
-    )
-    return _round_up(scaled)
+    """What `usage` costs. Cached, audio and image tokens fall back on the text price; output without a text price on
+    that of image tokens, so that it is never free by mistake."""
+    if "input" in prices and usage.input_tokens + usage.output_tokens:
+        return _round_up(_tokens(usage, prices) + _rate(prices, "request", 0), PRICE_SCALE)
+    return _round_up(_units(usage, prices, variant_price), _UNIT_SCALE)
 
 
-def worst_nusd(input_tokens: int, output_tokens: int, prices: Mapping[str, Price]) -> int:
-    """The most that this many tokens can cost, whichever kind the upstream counts them as."""
-    dearest_in = max(_rate(prices, unit, 0) for unit in ("input", "cached_input", "audio_input"))
-    dearest_out = max(_rate(prices, unit, 0) for unit in ("output", "audio_output"))
-    return _round_up(input_tokens * dearest_in + output_tokens * dearest_out + _rate(prices, "request", 0))
+def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
+    """The most that this usage can cost, whichever kind its tokens are counted as, whichever variant is made where
+    quality or size are not known, and whether it is charged by tokens or by units."""
+    dearest_in, dearest_out = _dearest(prices, _INPUT_UNITS), _dearest(prices, _OUTPUT_UNITS)
+    by_tokens = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + _rate(prices, "request", 0)
+    worst = _round_up(by_tokens, PRICE_SCALE)
+    if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
+        worst = max(worst, _round_up(_units(usage, prices, dearest_variant), _UNIT_SCALE))
+    return worst
+
+
+def _tokens(usage: Usage, prices: Mapping[str, Price]) -> int:
+    """nano-USD per `PRICE_SCALE`, without the price per request."""
+    text_in, text_out = prices["input"].default, _rate(prices, "output" if "output" in prices else "image_output", 0)
+    scaled = usage.input_tokens * text_in + usage.output_tokens * text_out
+    # Most answers have no tokens of most kinds: what is zero is not looked up.
+    if cached := min(usage.cached_input_tokens, usage.input_tokens):
+        scaled += cached * (_rate(prices, "cached_input", text_in) - text_in)
+    if usage.audio_input_tokens or usage.image_input_tokens:
+        audio = min(usage.audio_input_tokens, usage.input_tokens - cached)
+        image = min(usage.image_input_tokens, usage.input_tokens - cached - audio)
+        scaled += audio * (_rate(prices, "audio_input", text_in) - text_in)
+        scaled += image * (_rate(prices, "image_input", text_in) - text_in)
+    if usage.audio_output_tokens or usage.image_output_tokens:
+        audio = min(usage.audio_output_tokens, usage.output_tokens)
+        image = min(usage.image_output_tokens, usage.output_tokens - audio)
+        scaled += audio * (_rate(prices, "audio_output", text_out) - text_out)
+        scaled += image * (_rate(prices, "image_output", text_out) - text_out)
+    return scaled
+
+
+def _units(usage: Usage, prices: Mapping[str, Price], rate_of: Callable[[Price, str, str], int]) -> int:
+    """nano-USD per `_UNIT_SCALE`. `rate_of`: what a unit with variants costs for a quality and size."""
+    pieces = usage.characters * _rate(prices, "character", 0) + _rate(prices, "request", 0)
+    if "image" in prices:
+        pieces += usage.images * rate_of(prices["image"], usage.quality, usage.size)
+    scaled = pieces * _MS_PER_MINUTE + usage.audio_ms * _rate(prices, "audio_minute", 0)
+    if "video_second" in prices:
+        scaled += usage.video_ms * 60 * rate_of(prices["video_second"], usage.quality, usage.size)
+    return scaled
+
+
+def variant_price(price: Price, quality: str, size: str) -> int:
+    """The price of the variant `quality:size`, else of the size, else of the quality, else the default."""
+    if price.variants:
+        quality, size = _plain(quality), _plain(size)
+        for name in (f"{quality}:{size}", size, quality):
+            if name in price.variants:
+                return price.variants[name]
+    return price.default
+
+
+def dearest_variant(price: Price, quality: str, size: str) -> int:
+    """The most that a variant can cost that agrees with what is known of it. A size or quality that no variant names
+    may be another spelling of one: it counts as not known."""
+    if not price.variants:
+        return price.default
+    alone = {name for name in price.variants if ":" not in name}
+    pairs = [name.split(":") for name in price.variants if ":" in name]
+    qualities = _possible(_plain(quality), alone.union(pair[0] for pair in pairs))
+    sizes = _possible(_plain(size), alone.union(pair[-1] for pair in pairs))
+    if len(qualities) > 1 and len(sizes) > 1:
+        return max(price.default, *price.variants.values())
+    return max(variant_price(price, one, other) for one in qualities for other in sizes)
+
+
+def _possible(asked: str, named: set[str]) -> set[str]:
+    """What the quality or size of an answer may be, of those that variants name; empty for any other."""
+    return {asked} if asked in named and asked not in _UNDECIDED else named | {""}
+
+
+def _plain(text: str) -> str:
+    """As variants are spelt. A colon joins a quality and a size, so neither has one."""
+    return "" if ":" in text else text.strip().lower()
 
 
 def held_tokens(size_bytes: int) -> int:
@@ -62,5 +134,14 @@ def _rate(prices: Mapping[str, Price], unit: str, otherwise: int) -> int:
     return otherwise if price is None else price.default
 
 
-def _round_up(scaled: int) -> int:
-    return -(-scaled // PRICE_SCALE)
+def _dearest(prices: Mapping[str, Price], units: tuple[str, ...]) -> int:
+    # A loop: `max` over a generator takes twice as long, and every request comes by here.
+    rate = 0
+    for unit in units:
+        if unit in prices and prices[unit].default > rate:
+            rate = prices[unit].default
+    return rate
+
+
+def _round_up(scaled: int, scale: int) -> int:
+    return -(-scaled // scale)

@@ -19,7 +19,9 @@ PRICE_SCALE = 1_000_000
 
 
 class Usage(NamedTuple):
-    """What one answer consumed. `cached` and `audio` tokens are parts of `input_tokens` / `output_tokens`."""
+    """What one answer consumed, or may consume. Cached, audio and image tokens are parts of `input_tokens` and
+    `output_tokens`. `quality` and `size` choose the variant of a price by image; `size` is a video's resolution; empty
+    where it is not known."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
@@ -27,6 +29,14 @@ class Usage(NamedTuple):
     output_tokens: int = 0
     audio_output_tokens: int = 0
     source: UsageSource = "upstream"
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    images: int = 0
+    video_ms: int = 0
+    audio_ms: int = 0
+    characters: int = 0
+    quality: str = ""
+    size: str = ""
 
     @property
     def tokens(self) -> int:
@@ -36,7 +46,8 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a unit of a model costs: nano-USD per `PRICE_SCALE` units; `variants` by size, quality:size, resolution."""
+    """What a unit of a model costs: nano-USD per `PRICE_SCALE` units; `variants` by quality:size, size, quality or
+    resolution, in lower case."""
 
     default: int
     variants: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +64,10 @@ class Model:
     fallbacks: tuple[str, ...] = ()
     first_byte_s: float | None = None
     answer_s: float | None = None
+    default_seconds: int | None = None
+    """Of a video whose length the request does not name."""
+    max_seconds: int | None = None
+    """Of a video; a request for more is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +156,9 @@ class Policy:
     part_tokens: PartTokens = field(default_factory=PartTokens)
     on_disconnect: Literal["drain", "cancel"] = "drain"
     drain_s: float = 30.0
+    allow_internal_urls: bool = False
+    """Whether a URL in a request may name an internal host, which the upstream would then fetch."""
+    video_job_timeout_s: float = 86_400.0
 
 
 class Target(NamedTuple):
