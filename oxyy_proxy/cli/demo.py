@@ -125,20 +125,28 @@ def write_policies(folder: Path, key: str) -> None:
 
     (folder / "teams").mkdir(parents=True)
     (folder / "gateway.yaml").write_text(_GATEWAY)
-    (folder / "models.yaml").write_text(_models())
+    (folder / "models.yaml").write_text(models_yaml())
     (folder / "teams" / "demo.yaml").write_text(_TEAM % sha256(key.encode()).hexdigest())
 
 
-def _models() -> str:
+def models_yaml() -> str:
     """models.yaml with the simulator's price list."""
-    from oxyy_proxy.simulator import DEFAULT_PRICES
+    from oxyy_proxy.simulator import DEFAULT_PRICES, served
 
     lines = ["version: 1", "models:"]
     for name, prices in DEFAULT_PRICES.items():
-        endpoint = "chat" if "output" in prices else "embeddings"
-        units = ", ".join(f"{unit}: {price}" for unit, price in prices.items())
-        lines.append(f"  {name}: {{endpoints: [{endpoint}], price: {{{units}}}}}")
+        endpoints = ", ".join(sorted(served(prices)))
+        units = ", ".join(f"{unit}: {_price(price)}" for unit, price in prices.items() if unit != "endpoints")
+        lines.append(f"  {name}: {{endpoints: [{endpoints}], price: {{{units}}}}}")
     return "\n".join(lines) + "\n"
+
+
+def _price(price: object) -> str:
+    """One price, or its variants, in YAML."""
+    if not isinstance(price, dict):
+        return str(price)
+    # In quotes: YAML would read a name such as 720 as a number.
+    return "{" + ", ".join(f'"{variant}": {amount}' for variant, amount in price.items()) + "}"
 
 
 def _banner(proxy: Proxy, key: str, folder: Path, origin: str) -> str:

@@ -20,6 +20,7 @@ oxyy simulator: nothing here is real. No model is called and nobody is charged.
   key          {key}
   models       {models}
   its bill     curl {origin}/-/bill
+  its videos   curl {origin}/-/jobs
   an outage    curl -X PUT {origin}/-/faults -d '{{"fault": "status", "status": 503, "model": "{model}"}}'
   back again   curl -X DELETE {origin}/-/faults
 
@@ -29,6 +30,7 @@ Ctrl-C stops it."""
 def simulate(
     listen: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks a free one.")] = "127.0.0.1:8081",
     pace_ms: Annotated[float, typer.Option(min=0, help="Milliseconds between the events of a stream.")] = 15,
+    job_s: Annotated[float, typer.Option(min=0, help="Seconds that a video job takes.")] = 2,
     prices: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSON file: model -> unit -> USD.")
     ] = None,
@@ -55,7 +57,8 @@ def simulate(
 
     host, port = _address(listen)
     try:
-        sim = Simulator(_price_list(prices), os.environ.get("OXYY_SIMULATOR_KEY") or None, pace_ms, received_kept=0)
+        key = os.environ.get("OXYY_SIMULATOR_KEY") or None
+        sim = Simulator(_price_list(prices), key, pace_ms, received_kept=0, job_s=job_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--prices") from None
     faults = [_fault(text) for text in fault or []]

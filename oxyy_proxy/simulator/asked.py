@@ -7,52 +7,47 @@ from dataclasses import dataclass
 
 import orjson
 
+from . import uploads, wishes
 from .errors import ApiError
-from .faults import Fault, FaultError, parse_fault
+from .forms import Form
+from .uploads import File
+from .wishes import Wishes
 
 NOT_PART_OF_THE_SEED = ("stream", "stream_options", "simulate")
 """So that the same question gets the same answer, streamed or not, and however a proxy asks for the usage."""
 
-MOST_WORDS = 1_000_000
-WISHES = ("words", "pace_ms", "delay_ms")
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """The body field `simulate`: what one request wants. None: as the simulator is set."""
-
-    words: int | None = None
-    pace_ms: float | None = None
-    delay_ms: float = 0
-    fault: Fault | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request body that is JSON and names a model."""
+    """A request body that names a model, JSON or a form. `files` are its parts or its base64 fields, decoded.
+
+    `by_tokens`: the model's price list has a price for input tokens, so that its answers report tokens.
+    """
 
     body: dict[str, object]
     model: str
     stream: bool
     seed: bytes
     wishes: Wishes
+    files: tuple[File, ...] = ()
+    by_tokens: bool = False
 
 
 def read(raw: bytes) -> Asked:
-    """The request in these bytes. Raises ApiError 400."""
+    """The request in these bytes of JSON. Raises ApiError 400."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}", "invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, "The body must be a JSON object", "invalid_json")
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise ApiError(400, "you must provide a model parameter", "missing_required_parameter")
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise ApiError(400, "'stream' must be true or false")
-    return Asked(body, model, bool(stream), _seed(body, raw), _wishes(body.get("simulate")))
+    return _asked(body, tuple(uploads.of_base64(body)), _seed(body, raw))
+
+
+def of_form(form: Form) -> Asked:
+    """The request in this form. Raises ApiError 400."""
+    fingerprint = [[file.part, hashlib.sha256(file.data).hexdigest()] for file in form.files]
+    return _asked(form.fields, form.files, _seed({**form.fields, "": fingerprint}, b""))
 
 
 def count(body: dict[str, object], key: str, least: int = 0) -> int | None:
@@ -65,6 +60,34 @@ def count(body: dict[str, object], key: str, least: int = 0) -> int | None:
     return value
 
 
+def text(body: dict[str, object], key: str) -> str:
+    """A text from the body, empty if absent or null. Raises ApiError 400."""
+    value = body.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ApiError(400, f"'{key}' must be a text")
+    return value
+
+
+def required(body: dict[str, object], key: str) -> str:
+    """A text that must be there and not empty. Raises ApiError 400."""
+    found = text(body, key)
+    if not found:
+        raise ApiError(400, f"you must provide a {key} parameter", "missing_required_parameter")
+    return found
+
+
+def _asked(body: dict[str, object], files: tuple[File, ...], seed: bytes) -> Asked:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise ApiError(400, "you must provide a model parameter", "missing_required_parameter")
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise ApiError(400, "'stream' must be true or false")
+    return Asked(body, model, bool(stream), seed, wishes.read(body.get("simulate")), files)
+
+
 def _seed(body: dict[str, object], raw: bytes) -> bytes:
     question = {key: value for key, value in body.items() if key not in NOT_PART_OF_THE_SEED}
     try:
@@ -72,32 +95,3 @@ def _seed(body: dict[str, object], raw: bytes) -> bytes:
     except orjson.JSONEncodeError:  # orjson reads 1,024 levels but writes 254
         canonical = raw
     return hashlib.blake2b(canonical, digest_size=16).digest()
-
-
-def _wishes(value: object) -> Wishes:
-    if value is None:
-        return Wishes()
-    if not isinstance(value, dict):
-        raise ApiError(400, "'simulate' must be an object")
-    fault_fields = {key: field for key, field in value.items() if key not in WISHES}
-    if fault_fields and "fault" not in fault_fields:
-        raise ApiError(400, f"'simulate' takes {', '.join(WISHES)} and fault; not {', '.join(sorted(fault_fields))}")
-    if "times" in fault_fields:
-        raise ApiError(400, "'simulate' is for one request: times belongs to PUT /-/faults")
-    try:
-        fault = parse_fault(fault_fields) if fault_fields else None
-    except FaultError as error:
-        raise ApiError(400, f"'simulate': {error}") from None
-    words = count(value, "words")
-    if words is not None and words > MOST_WORDS:
-        raise ApiError(400, f"'words' must be at most {MOST_WORDS}")
-    return Wishes(words, _milliseconds(value, "pace_ms"), _milliseconds(value, "delay_ms") or 0, fault)
-
-
-def _milliseconds(value: dict[str, object], key: str) -> float | None:
-    number = value.get(key)
-    if number is None:
-        return None
-    if isinstance(number, bool) or not isinstance(number, int | float) or number < 0:
-        raise ApiError(400, f"'simulate.{key}' must be a number of milliseconds, 0 or more")
-    return number

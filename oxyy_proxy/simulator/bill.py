@@ -12,8 +12,9 @@ from .answers import Usage
 class BillEntry:
     """One accepted request.
 
-    `status` is what the client is sent, 0 where not even a status line is. Tokens and `cost_nusd` (1e-9 USD) are 0
-    where `billed` is false. `request_id` is the request's `x-request-id`.
+    `status` is what the client is sent, 0 where not even a status line is. Tokens, the other units and `cost_nusd`
+    (1e-9 USD) are 0 where `billed` is false. `request_id` is the request's `x-request-id`. A video is entered when
+    its job completes, with the `request_id` and `status` of its submission.
     """
 
     seq: int
@@ -28,6 +29,10 @@ class BillEntry:
     cost_nusd: int
     billed: bool
     fault: str | None
+    images: int = 0
+    video_ms: int = 0
+    audio_ms: int = 0
+    characters: int = 0
 
     def as_json(self) -> dict[str, object]:
         """The entry as GET /-/bill shows it."""
@@ -58,10 +63,11 @@ class Bill:
     ) -> BillEntry:
         """Charges a request, or notes that it was not charged."""
         self._seq += 1
-        charged, cost = (usage, cost_nusd) if billed else (Usage(0), 0)
+        charged, cost = (usage, cost_nusd) if billed else (Usage(), 0)
         entry = BillEntry(
             self._seq, request_id, endpoint, model, stream, status,
             charged.input_tokens, charged.cached_input_tokens, charged.output_tokens, cost, billed, fault,
+            charged.images, charged.video_ms, charged.audio_ms, charged.characters,
         )  # fmt: skip
         self.entries.append(entry)
         self.total_nusd += cost

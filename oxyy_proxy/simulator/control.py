@@ -1,4 +1,4 @@
-"""The routes outside the API, under `/-/`: the bill, the faults, and whether it is alive."""
+"""The routes outside the API, under `/-/`: the bill, the faults, the video jobs, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import orjson
 from aiohttp import web
 
 from .faults import FaultError, parse_fault, starts_at_once
+from .jobs import ENDED, JobError
 
 if TYPE_CHECKING:
     from .server import Simulator
+
+JOB = "/-/jobs/{id}"
 
 Control = Callable[["Simulator", web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -64,6 +67,35 @@ async def delete_faults(sim: Simulator, request: web.BaseRequest) -> web.StreamR
     return _json({"faults": []})
 
 
+async def get_jobs(sim: Simulator, request: web.BaseRequest) -> web.StreamResponse:
+    """`{"jobs": [...]}`, all of them, the oldest first."""
+    return _json({"jobs": [job.as_json() for job in sim.jobs.values()]})
+
+
+async def put_job(sim: Simulator, request: web.BaseRequest) -> web.StreamResponse:
+    """Ends a job that runs: `{"status": "completed"|"failed", "duration"?, "resolution"?}`. Answers the job."""
+    try:
+        wanted = orjson.loads(await request.content.read())
+    except orjson.JSONDecodeError as error:
+        return _refused(f"the body must be JSON: {error}")
+    if not isinstance(wanted, dict) or wanted.get("status") not in ENDED:
+        return _refused(f'the body must be an object with a "status", one of: {", ".join(ENDED)}')
+    duration, resolution = wanted.get("duration"), wanted.get("resolution")
+    if duration is not None and (isinstance(duration, bool) or not isinstance(duration, int | float) or duration < 0):
+        return _refused("duration must be a number of seconds, 0 or more")
+    if resolution is not None and not isinstance(resolution, str):
+        return _refused("resolution must be a text such as 1080p")
+    job_id = request.path.removeprefix(JOB.removesuffix("{id}"))
+    try:
+        if wanted["status"] == "completed":
+            sim.complete(job_id, duration, resolution)
+        else:
+            sim.fail(job_id)
+    except JobError as error:
+        return _refused(str(error), error.status)
+    return _json(sim.jobs[job_id].as_json())
+
+
 async def get_healthz(sim: Simulator, request: web.BaseRequest) -> web.StreamResponse:
     """`{"status": "ok", "in_flight"}`."""
     return _json({"status": "ok", "in_flight": sim.in_flight})
@@ -72,13 +104,16 @@ async def get_healthz(sim: Simulator, request: web.BaseRequest) -> web.StreamRes
 CONTROLS: Mapping[str, Mapping[str, Control]] = {
     "/-/bill": {"GET": get_bill, "DELETE": delete_bill},
     "/-/faults": {"GET": get_faults, "PUT": put_faults, "DELETE": delete_faults},
+    "/-/jobs": {"GET": get_jobs},
+    JOB: {"PUT": put_job},
     "/-/healthz": {"GET": get_healthz},
 }
 
 
 async def control(sim: Simulator, request: web.BaseRequest) -> web.StreamResponse:
     """Answers a request under `/-/`."""
-    methods = CONTROLS.get(request.path)
+    one_job = request.path.startswith(JOB.removesuffix("{id}"))
+    methods = CONTROLS.get(JOB if one_job else request.path)
     if methods is None:
         return _refused(f"no control route {request.path}; there are: {', '.join(CONTROLS)}", 404)
     handler = methods.get(request.method)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import orjson
 
-from .answers import SSE, Answer, event
+from .answers import JSON, SSE, Answer, event
 from .errors import of_status
 from .script import Act, Refuse, Script, Send, Step, Wait, of_steps, paced, plain, sending
 
@@ -88,7 +88,7 @@ def _drip(answer: Answer, p: Parameters, pace_s: float) -> Script:
 
 
 def _malformed_json(answer: Answer, p: Parameters, pace_s: float) -> Script:
-    """JSON that stops half-way; in a stream one event of that kind among good ones."""
+    """JSON, a text or a sound that stops half-way; in a stream one event of that kind among good ones."""
     if not answer.stream:
         return sending(answer, [_cut(b"".join(answer.pieces))], pace_s)
     middle = len(answer.content) // 2
@@ -104,9 +104,11 @@ def _malformed_sse(answer: Answer, p: Parameters, pace_s: float) -> Script:
 
 
 def _error_event(answer: Answer, p: Parameters, pace_s: float) -> Script:
-    """A 200 whose content says that it failed."""
+    """A 200 whose content says that it failed, in JSON in place of a text or a sound."""
     error = of_status(500).payload()
-    return sending(answer, [event(error) if answer.stream else orjson.dumps(error)], pace_s)
+    if answer.stream:
+        return sending(answer, [event(error)], pace_s)
+    return replace(sending(answer, [orjson.dumps(error)], pace_s), content_type=JSON)
 
 
 def _error_mid_stream(answer: Answer, p: Parameters, pace_s: float) -> Script:
@@ -115,7 +117,7 @@ def _error_mid_stream(answer: Answer, p: Parameters, pace_s: float) -> Script:
 
 
 def _missing_usage(answer: Answer, p: Parameters, pace_s: float) -> Script:
-    return sending(answer, (*answer.content, answer.end), pace_s)
+    return sending(answer, filter(None, (*answer.content, answer.unreported, answer.end)), pace_s)
 
 
 def _truncated(answer: Answer, p: Parameters, pace_s: float) -> Script:

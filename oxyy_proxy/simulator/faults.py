@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .effects import KINDS, OUTAGE_S, Kind, Parameters
 
-COMMON = ("fault", "model", "times")
+COMMON = ("fault", "model", "times", "polls")
 
 
 class FaultError(ValueError):
@@ -16,22 +16,27 @@ class FaultError(ValueError):
 
 @dataclass(slots=True)
 class Fault:
-    """One fault. `model` None: any. `times` is how many more requests it will hit; None: all of them."""
+    """One fault. `model` None: any. `times` is how many more requests it will hit; None: all of them.
+
+    `polls`: it hits GETs of video jobs, and nothing else; without it, it hits all but them.
+    """
 
     name: str
     model: str | None
     times: int | None
     parameters: Parameters
     written: Mapping[str, object]
+    polls: bool = False
 
     @property
     def kind(self) -> Kind:
         """Its line in the table of faults."""
         return KINDS[self.name]
 
-    def fits(self, model: str, stream: bool) -> bool:
+    def fits(self, model: str, stream: bool, poll: bool = False) -> bool:
         """Whether it can hit such a request."""
-        return self.model in (None, model) and self.times != 0 and (stream or self.kind.only is None)
+        possible = self.times != 0 and (stream or self.kind.only is None)
+        return possible and self.model in (None, model) and self.polls == poll
 
     def as_json(self) -> dict[str, object]:
         """As it was written, with what is left of `times`."""
@@ -62,10 +67,10 @@ class FaultBoard:
         """No faults any more; an outage that has begun goes on."""
         self._faults.clear()
 
-    def match(self, model: str, stream: bool) -> Fault | None:
+    def match(self, model: str, stream: bool, poll: bool = False) -> Fault | None:
         """The fault that hits this request; one of its `times` is used up."""
         for fault in self._faults:
-            if fault.fits(model, stream):
+            if fault.fits(model, stream, poll):
                 if fault.times is not None:
                     fault.times -= 1
                 return fault
@@ -84,7 +89,7 @@ class FaultBoard:
 
 def starts_at_once(fault: Fault) -> bool:
     """Whether it is an outage that needs no request to begin."""
-    return fault.name == "refuse" and fault.model is None and fault.times is None
+    return fault.name == "refuse" and fault.model is None and fault.times is None and not fault.polls
 
 
 def parse_fault(written: object) -> Fault:
@@ -102,7 +107,10 @@ def parse_fault(written: object) -> Fault:
         raise FaultError("model must be the name of a model")
     if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 1):
         raise FaultError("times must be a whole number of at least 1: so many requests are hit")
-    return Fault(name, model, times, _parameters(written), dict(written))
+    polls = written.get("polls", False)
+    if not isinstance(polls, bool):
+        raise FaultError("polls must be true or false: true hits GETs of video jobs alone")
+    return Fault(name, model, times, _parameters(written), dict(written), polls)
 
 
 def _parameters(written: Mapping[str, object]) -> Parameters:

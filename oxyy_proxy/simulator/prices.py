@@ -3,66 +3,130 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from .answers import Usage
+from .pricelist import PriceList
 
-Amount = str | Decimal | int
-PriceList = Mapping[str, Mapping[str, object]]
-"""Model -> unit -> USD: per 1M tokens for input, cached_input and output, per request for request."""
+Rate = Mapping[str, Fraction]
+"""USD for one unit: a variant, as `size`, `quality` or `quality:size` spell it -> its price; always with `default`."""
 
 NUSD_PER_USD = 1_000_000_000
-TOKENS_PER_PRICE = 1_000_000
-UNITS = ("input", "cached_input", "output", "request")
-
-DEFAULT_PRICES: PriceList = {
-    "gpt-5": {"input": "1.25", "cached_input": "0.125", "output": "10.00"},
-    "gpt-5-mini": {"input": "0.25", "cached_input": "0.025", "output": "2.00"},
-    "claude-opus-4.6": {"input": "15.00", "cached_input": "1.50", "output": "75.00"},
-    "chatgpt-4o-latest": {"input": "5.00", "output": "15.00"},
-    "text-embedding-3-large": {"input": "0.13"},
-    "text-embedding-3-small": {"input": "0.02"},
-    "gemini-embedding-001": {"input": "0.15"},
-}
+TOKENS_PER_PRICE = CHARACTERS_PER_PRICE = 1_000_000
+MS_PER_SECOND, MS_PER_MINUTE = 1000, 60_000
+TOKEN_UNITS = (
+    "input", "cached_input", "output", "image_input", "image_output", "audio_input", "audio_output",
+)  # fmt: skip
+WITH_VARIANTS = ("image", "video_second")
+UNITS = (*TOKEN_UNITS, *WITH_VARIANTS, "audio_minute", "character", "request")
+ENDPOINTS = ("chat", "embeddings", "images", "image_edits", "videos", "transcriptions", "speech")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPrice:
-    """USD per 1M tokens and per request, exact; None where the model has no such price."""
+    """What one model costs, exactly, per unit of UNITS; and the endpoints that it serves."""
 
-    input: Fraction | None
-    cached_input: Fraction | None
-    output: Fraction | None
-    request: Fraction | None
+    rates: Mapping[str, Rate]
+    endpoints: frozenset[str]
 
     @property
-    def endpoints(self) -> frozenset[str]:
-        """What the model serves: chat if it has a price for output, else embeddings if it has any price at all."""
-        if self.output is not None:
-            return frozenset({"chat"})
-        return frozenset({"embeddings"}) if self.input is not None or self.request is not None else frozenset()
+    def by_tokens(self) -> bool:
+        """Whether its answers report tokens, where their endpoint has any, and are charged by them."""
+        return "input" in self.rates
 
     def cost_nusd(self, usage: Usage) -> int:
-        """Nano-USD for one answer, rounded up once."""
-        fresh = self.input or Fraction(0)
-        cached = fresh if self.cached_input is None else self.cached_input
-        tokens = (
-            (usage.input_tokens - usage.cached_input_tokens) * fresh
-            + usage.cached_input_tokens * cached
-            + usage.output_tokens * (self.output or 0)
+        """Nano-USD for one answer, rounded up once: by tokens if it has any and they have a price, else by units."""
+        tokens = usage.input_tokens + usage.output_tokens
+        work = self._tokens(usage) if tokens and self.by_tokens else self._units(usage)
+        return math.ceil((work + self._rate("request")) * NUSD_PER_USD)
+
+    def _tokens(self, usage: Usage) -> Fraction:
+        special = usage.cached_input_tokens + usage.image_input_tokens + usage.audio_input_tokens
+        shaped = usage.image_output_tokens + usage.audio_output_tokens
+        counted = (
+            (usage.input_tokens - special) * self._rate("input"),
+            usage.cached_input_tokens * self._rate("cached_input", "input"),
+            usage.image_input_tokens * self._rate("image_input", "input"),
+            usage.audio_input_tokens * self._rate("audio_input", "input"),
+            (usage.output_tokens - shaped) * self._rate("output"),
+            usage.image_output_tokens * self._rate("image_output", "output"),
+            usage.audio_output_tokens * self._rate("audio_output", "output"),
         )
-        return math.ceil((tokens / TOKENS_PER_PRICE + (self.request or 0)) * NUSD_PER_USD)
+        return sum(counted, Fraction(0)) / TOKENS_PER_PRICE
+
+    def _units(self, usage: Usage) -> Fraction:
+        return (
+            usage.images * self._variant("image", usage)
+            + usage.video_ms * self._variant("video_second", usage) / MS_PER_SECOND
+            + usage.audio_ms * self._rate("audio_minute") / MS_PER_MINUTE
+            + usage.characters * self._rate("character") / CHARACTERS_PER_PRICE
+        )
+
+    def _rate(self, *units: str) -> Fraction:
+        """The price of the first of these units that has one; 0 if none has."""
+        return next((self.rates[unit]["default"] for unit in units if unit in self.rates), Fraction(0))
+
+    def _variant(self, unit: str, usage: Usage) -> Fraction:
+        """By `quality:size`, size, quality, or the default: the first that is priced."""
+        rate = self.rates.get(unit, {})
+        size, quality = _spelled(usage.size), _spelled(usage.quality)
+        wanted = (f"{quality}:{size}", size, quality, "default")
+        return next((rate[variant] for variant in wanted if variant in rate), Fraction(0))
 
 
 def read_prices(prices: PriceList) -> dict[str, ModelPrice]:
     """The price list, checked; units other than UNITS are left aside. Raises ValueError naming model and unit."""
-    return {
-        model: ModelPrice(**{unit: _amount(model, unit, units[unit]) if unit in units else None for unit in UNITS})
-        for model, units in prices.items()
-    }
+    return {model: _price(model, units) for model, units in prices.items()}
+
+
+def served(units: Mapping[str, object]) -> frozenset[str]:
+    """The endpoints that a model of the price list serves: those it names, else those its units are made for."""
+    named = units.get("endpoints")
+    return frozenset(_by_units(units)) if named is None else frozenset(map(str, _array(named)))
+
+
+def _by_units(units: Mapping[str, object]) -> Iterator[str]:
+    painted = "image" in units or {"image_output", "input"} <= units.keys()
+    heard = "audio_minute" in units or "audio_input" in units
+    filmed, spoken, written = "video_second" in units, "character" in units, "output" in units
+    if painted:
+        yield from ("images", "image_edits")
+    if filmed:
+        yield "videos"
+    if heard:
+        yield "transcriptions"
+    if spoken:
+        yield "speech"
+    if written:
+        yield "chat"
+    if not (painted or filmed or heard or spoken or written) and ("input" in units or "request" in units):
+        yield "embeddings"
+
+
+def _price(model: str, units: Mapping[str, object]) -> ModelPrice:
+    if unknown := served(units) - frozenset(ENDPOINTS):
+        raise ValueError(f"{model}, endpoints: no {', '.join(sorted(unknown))}; there are: {', '.join(ENDPOINTS)}")
+    return ModelPrice({unit: _read_rate(model, unit, units[unit]) for unit in UNITS if unit in units}, served(units))
+
+
+def _read_rate(model: str, unit: str, value: object) -> Rate:
+    if unit not in WITH_VARIANTS or not isinstance(value, Mapping):
+        return {"default": _amount(model, unit, value)}
+    rate = {_spelled(str(variant)): _amount(model, f"{unit}.{variant}", price) for variant, price in value.items()}
+    if "default" not in rate:
+        raise ValueError(f"price of {model}, {unit}: variants need a default beside them")
+    return rate
+
+
+def _spelled(variant: str) -> str:
+    return variant.strip().lower()
+
+
+def _array(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _amount(model: str, unit: str, value: object) -> Fraction:

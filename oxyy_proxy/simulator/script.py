@@ -65,12 +65,16 @@ def sending(answer: Answer, pieces: Iterable[bytes], pace_s: float) -> Script:
 
 def of_steps(answer: Answer, body: Iterable[Step], length: int | None) -> Script:
     """Headers as of this answer, then these steps; a stream is sent in chunks, whatever its length."""
-    return Script((Act.HEAD, *body), content_type=answer.content_type, length=None if answer.stream else length)
+    length = None if answer.stream or answer.chunked else length
+    return Script((Act.HEAD, *body), content_type=answer.content_type, length=length)
 
 
 def paced(answer: Answer, pieces: Iterable[bytes], pace_s: float) -> list[Step]:
-    """Events one by one, `pace_s` apart, the last with its `[DONE]` right behind it; JSON in one piece."""
-    if not answer.stream:
+    """Events or pieces of a sound, `pace_s` apart, the last event with its `[DONE]` right behind it.
+
+    JSON and text go out in one piece, and so does a sound that is not to be paced.
+    """
+    if answer.textual or not (pace_s or answer.stream):
         return [Send(b"".join(pieces))]
     wait = Wait(pace_s)
     steps: list[Step] = []

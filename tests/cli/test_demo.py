@@ -10,11 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from oxyy_proxy.cli.demo import write_policies
+from oxyy_proxy.simulator import DEFAULT_PRICES
+from oxyy_proxy.simulator.prices import read_prices
 from tests.e2e.conftest import require_tool
 from tests.e2e.serving import PROXY, Process, environment
 
@@ -115,6 +120,25 @@ async def test_the_other_lines_lead_somewhere(demo: Demo) -> None:
     fetch = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
     assert "oxyy_build_info" in await pasted(sys.executable, "-c", fetch, metrics[1])
     assert '"total_nusd":0' in await pasted(sys.executable, "-c", fetch, bill[1])
+
+
+def test_the_models_are_those_of_the_simulator_with_its_prices_and_endpoints(tmp_path: Path) -> None:
+    write_policies(tmp_path, "a key")
+    written = YAML(typ="safe").load(tmp_path / "models.yaml")["models"]
+    models = read_prices(DEFAULT_PRICES)
+    assert {name: set(model["endpoints"]) for name, model in written.items()} == {
+        name: set(price.endpoints) for name, price in models.items()
+    }
+    assert {frozenset(model) for model in written.values()} == {frozenset({"endpoints", "price"})}
+    for name, model in written.items():
+        prices = {unit: price for unit, price in DEFAULT_PRICES[name].items() if unit != "endpoints"}
+        assert numbers(model["price"]) == numbers(prices)
+    assert written["dall-e-3"]["price"]["image"]["hd:1024x1024"] == 0.08
+
+
+def numbers(prices: Mapping[str, Any]) -> dict[str, Any]:
+    """Prices and the prices of variants as numbers, however they are written."""
+    return {unit: numbers(price) if isinstance(price, Mapping) else float(price) for unit, price in prices.items()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

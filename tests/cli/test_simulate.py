@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -84,6 +85,34 @@ def test_faults_prices_and_key_are_taken_from_outside(tmp_path):
         assert entry["cost_nusd"] == entry["input_tokens"] * 100 + entry["output_tokens"] * 300
 
 
+def wait_for_bill(origin):
+    """The first entries of the bill; a video is entered when it is done."""
+    for _ in range(100):
+        if entries := call(f"{origin}/-/bill")[1]["entries"]:
+            return entries
+        time.sleep(0.02)
+    pytest.fail("nothing is billed")
+
+
+def test_a_video_takes_as_long_as_it_is_told_to():
+    video = {"model": "veo-3", "prompt": "A lake"}
+    with running("--job-s", "0") as (_, origin, banner):
+        assert f"curl {origin}/-/jobs" in banner
+        job = call(f"{origin}/v1/videos/generations", video)[1]
+        (entry,) = wait_for_bill(origin)
+        assert (entry["endpoint"], entry["video_ms"]) == ("videos", 4000)
+        assert call(f"{origin}/v1/videos/generations/{job['id']}")[1]["status"] == "completed"
+
+
+def test_prices_may_have_variants(tmp_path):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"p": {"image": {"default": 0.04, "512x512": 0.02}}, "q": {"input": 1, "endpoints": ["chat"]}}')
+    with running("--prices", str(prices)) as (_, origin, _banner):
+        call(f"{origin}/v1/images/generations", {"model": "p", "prompt": "A lake", "size": "512x512"})
+        assert call(f"{origin}/v1/chat/completions", {**QUESTION, "model": "q"})[0] == 200
+        assert [one["cost_nusd"] for one in call(f"{origin}/-/bill")[1]["entries"]] == [20_000_000, 5000]
+
+
 def test_a_port_in_use_is_one_clear_line_and_exit_3():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -103,6 +132,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_3():
         (("--fault", "{"), "is not JSON"),
         (("--fault", "200"), "from 300 to 599"),
         (("--pace-ms", "-1"), "--pace-ms"),
+        (("--job-s", "-1"), "--job-s"),
         (("--prices", "/nowhere.json"), "does not exist"),
     ],
 )
@@ -112,7 +142,7 @@ def test_an_option_that_cannot_be_is_exit_2_and_says_what_can(options, sentence)
     assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"m": 1}', '{"m": {"input": "cheap"}}'])
+@pytest.mark.parametrize("text", ["[]", "{", '{"m": 1}', '{"m": {"input": "cheap"}}', '{"m": {"image": {"hd": 1}}}'])
 def test_a_price_file_that_cannot_be_read_is_exit_2(tmp_path, text):
     prices = tmp_path / "prices.json"
     prices.write_text(text)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import aiohttp
 import openai
 import orjson
 import pytest
@@ -14,6 +17,33 @@ import pytest
 from oxyy_proxy.simulator import Simulator
 
 KEY = "sk-org"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A whole answer."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The message of a refusal, which is to be a 400."""
+        assert self.status == 400, self
+        return self.json["error"]["message"]
+
+    @property
+    def events(self) -> list[Any]:
+        """The events of a stream, parsed; `[DONE]` must be the last and is left out."""
+        *events, done, rest = self.body.split(b"\n\n")
+        assert (done, rest) == (b"data: [DONE]", b"")
+        return [orjson.loads(event.removeprefix(b"data: ")) for event in events]
 
 
 @dataclass(frozen=True)
@@ -58,19 +88,24 @@ class Heard:
 
 
 Ask = Callable[..., Awaitable[Heard]]
+Post = Callable[..., Awaitable[Said]]
 
 
 async def dial(
-    sim: Simulator, body: dict[str, object], connection: str = "close", sent: int | None = None
+    sim: Simulator,
+    body: dict[str, object],
+    connection: str = "close",
+    sent: int | None = None,
+    path: str = "/v1/chat/completions",
 ) -> socket.socket:
-    """A connection on which this chat request has just been sent; `sent` bytes of its body, if not all."""
+    """A connection on which this request has just been sent; `sent` bytes of its body, if not all."""
     raw = orjson.dumps(body)
     sock = socket.socket()
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_connect(sock, ("127.0.0.1", int(sim.origin.rpartition(":")[2])))
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
         head += f"Connection: {connection}\r\nContent-Length: {len(raw)}\r\n\r\n"
         await loop.sock_sendall(sock, head.encode() + raw[:sent])
     except BaseException:
@@ -109,6 +144,34 @@ async def sim() -> AsyncIterator[Simulator]:
 async def client(sim: Simulator) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(api_key=KEY, base_url=sim.url, max_retries=0) as sdk:
         yield sdk
+
+
+@pytest.fixture
+async def http(sim: Simulator) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(sim.origin, headers={"Authorization": f"Bearer {KEY}"}) as session:
+        yield session
+
+
+@pytest.fixture
+def post(http: aiohttp.ClientSession) -> Post:
+    """Posts below /v1: `await post("/images/edits", {JSON})`, or with `files` a form of texts and files.
+
+    A file is (part, filename, bytes); the members of the body are the texts.
+    """
+
+    async def go(path: str, body: dict[str, Any], files: list[tuple[str, str, bytes]] | None = None) -> Said:
+        sent: dict[str, Any] = {"json": body}
+        if files is not None:
+            sent = {"data": (form := aiohttp.FormData(default_to_multipart=True))}
+            for name, value in body.items():
+                form.add_field(name, value if isinstance(value, str) else orjson.dumps(value).decode())
+            for name, filename, data in files:
+                form.add_field(name, io.BytesIO(data), filename=filename, content_type="application/octet-stream")
+        async with http.post(f"/v1{path}", **sent) as answer:
+            body_bytes = await answer.read()
+            return Said(answer.status, answer.headers["Content-Type"], answer.headers, body_bytes)
+
+    return go
 
 
 @pytest.fixture

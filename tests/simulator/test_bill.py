@@ -27,6 +27,26 @@ def test_what_is_not_billed_costs_nothing_and_counts_no_tokens():
     assert (entry.cost_nusd, entry.input_tokens, entry.cached_input_tokens, entry.output_tokens) == (0, 0, 0, 0)
 
 
+def test_other_units_are_noted_and_are_zero_where_nothing_is_billed():
+    bill = Bill(lambda: None)
+    for billed in (True, False):
+        bill.add(
+            request_id="r",
+            endpoint="images",
+            model="m",
+            stream=False,
+            status=200,
+            usage=Usage(images=1, video_ms=2, audio_ms=3, characters=4),
+            cost_nusd=5,
+            fault=None,
+            billed=billed,
+        )
+    assert [(one.images, one.video_ms, one.audio_ms, one.characters) for one in bill.entries] == [
+        (1, 2, 3, 4),
+        (0, 0, 0, 0),
+    ]
+
+
 def test_since_seq_shows_what_is_new_with_its_own_total():
     bill = Bill(lambda: None)
     add(bill, cost_nusd=1)

@@ -1,15 +1,8 @@
-from collections.abc import AsyncIterator
-
-import aiohttp
 import pytest
 
 from .conftest import dial, hear, question
 
-
-@pytest.fixture
-async def http(sim) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(sim.origin) as session:
-        yield session
+VIDEO = {"model": "veo-3", "prompt": "A lake", "simulate": {"job_s": None}}
 
 
 async def get(http, path, method="GET", **more):
@@ -36,6 +29,10 @@ async def test_the_bill_can_be_read_from_where_one_left_off(http, ask):
         "cost_nusd": 5 * 1250 + 10 * 10_000,
         "billed": True,
         "fault": None,
+        "images": 0,
+        "video_ms": 0,
+        "audio_ms": 0,
+        "characters": 0,
     }
 
 
@@ -89,7 +86,8 @@ async def test_healthz_tells_what_is_in_flight(http, sim):
 @pytest.mark.parametrize(
     ("method", "path", "status", "names"),
     [
-        ("GET", "/-/bills", 404, "/-/bill, /-/faults, /-/healthz"),
+        ("GET", "/-/bills", 404, "/-/bill, /-/faults, /-/jobs, /-/jobs/{id}, /-/healthz"),
+        ("GET", "/-/jobs/x", 405, "PUT"),
         ("POST", "/-/faults", 405, "GET, PUT, DELETE"),
         ("GET", "/-/bill?since_seq=x", 400, "seq of the last entry"),
     ],
@@ -98,3 +96,42 @@ async def test_a_wrong_control_request_is_told_what_there_is(http, method, path,
     answered, answer = await get(http, path, method)
     assert answered == status
     assert names in answer["error"]["message"]
+
+
+async def test_jobs_are_listed_and_ended_on_demand(http, sim, post):
+    good, bad = [(await post("/videos/generations", VIDEO)).json["id"] for _ in range(2)]
+    listed = (await get(http, "/-/jobs"))[1]["jobs"]
+    assert [(job["id"], job["status"], job["polls"], job["duration"]) for job in listed] == [
+        (good, "queued", 0, 4),
+        (bad, "queued", 0, 4),
+    ]
+    wanted = {"status": "completed", "duration": 2.5, "resolution": "1080p"}
+    status, ended = await get(http, f"/-/jobs/{good}", "PUT", json=wanted)
+    assert (status, {key: ended[key] for key in wanted}) == (200, wanted)
+    assert (await get(http, f"/-/jobs/{bad}", "PUT", json={"status": "failed"}))[1]["status"] == "failed"
+    assert [(entry.video_ms, entry.cost_nusd) for entry in sim.bill] == [(2500, 1_250_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b'{"status": "queued"}', 400),
+        (b'{"status": "completed", "duration": -1}', 400),
+        (b'{"status": "completed", "duration": "4"}', 400),
+        (b'{"status": "completed", "resolution": 720}', 400),
+    ],
+)
+async def test_an_end_that_cannot_be_leaves_the_job_running(http, sim, post, wanted, status):
+    job_id = (await post("/videos/generations", VIDEO)).json["id"]
+    assert (await get(http, f"/-/jobs/{job_id}", "PUT", data=wanted))[0] == status
+    assert sim.jobs[job_id].status == "queued"
+
+
+async def test_a_job_that_has_ended_or_never_was_cannot_be_ended(http, sim, post):
+    job_id = (await post("/videos/generations", VIDEO)).json["id"]
+    sim.fail(job_id)
+    assert (await get(http, f"/-/jobs/{job_id}", "PUT", json={"status": "completed"}))[0] == 409
+    assert (await get(http, "/-/jobs/job_vid_0", "PUT", json={"status": "completed"}))[0] == 404
+    assert sim.bill == []

@@ -248,3 +248,83 @@ async def test_a_fault_of_streams_asked_for_without_one_is_a_400(sim, ask, name)
 async def test_a_fault_for_another_model_does_not_hit(ask):
     assert (await ask(**fault("status", model="gpt-5-mini"))).status == 200
     assert (await ask(**fault("status", model="gpt-5"))).status == 500
+
+
+URL = "https://example.com/a.mp3"
+ANSWERS = {
+    "images": ("/v1/images/generations", {"model": "gpt-image-1", "prompt": "A lake"}),
+    "text": ("/v1/audio/transcriptions", {"model": "whisper-1", "file_url": URL, "response_format": "srt"}),
+    "sound": ("/v1/audio/speech", {"model": "tts-1-hd", "voice": "alloy", "input": "Hello! " * 3}),
+}
+BY_KIND = pytest.mark.parametrize(("path", "body"), ANSWERS.values(), ids=ANSWERS)
+SOUND_PATH, SOUND = ANSWERS["sound"]
+
+
+async def hear_at(sim, path, body, **wishes):
+    return await hear(await dial(sim, {**body, "simulate": wishes}, path=path))
+
+
+@BY_KIND
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - STREAMS_ONLY))
+async def test_a_fault_hits_every_kind_of_answer_and_is_billed_in_full_or_not_at_all(sim, path, body, name):
+    await hear_at(sim, path, body, fault=name, **QUICK.get(name, {}))
+    await sim.accept()
+    await hear_at(sim, path, body)
+    hit, sound = sim.bill
+    assert sound.cost_nusd > 0
+    assert (hit.fault, hit.cost_nusd) == (name, 0 if name in NOT_BILLED else sound.cost_nusd)
+    assert sim.sent[0] == sim.sent[1]
+
+
+@BY_KIND
+async def test_less_than_was_promised_and_then_the_end(sim, path, body):
+    whole = await hear_at(sim, path, body)
+    truncated = await hear_at(sim, path, body, fault="truncated")
+    reset = await hear_at(sim, path, body, fault="reset_mid_body", after_bytes=60)
+    length = f"Content-Length: {len(whole.body)}".encode()
+    for heard, end, size_bytes in ((truncated, "eof", len(whole.body) // 2), (reset, "reset", 60)):
+        assert (heard.end, len(heard.body)) == (end, size_bytes)
+        assert whole.body.startswith(heard.body)
+        assert length in heard.head
+
+
+async def test_a_sound_without_a_length_is_truncated_by_a_missing_last_chunk(sim):
+    heard = await hear_at(sim, SOUND_PATH, SOUND, fault="truncated", chunked=True)
+    assert (heard.end, heard.whole) == ("eof", False)
+    assert heard.body
+
+
+@pytest.mark.parametrize("pace_ms", [0, 1])
+async def test_a_sound_hangs_half_way_and_goes_on(sim, pace_ms):
+    whole = await hear_at(sim, SOUND_PATH, SOUND)
+    heard = await hear_at(sim, SOUND_PATH, SOUND, fault="hang_mid_body", for_s=0.01, pace_ms=pace_ms)
+    assert (heard.body, heard.whole) == (whole.body, True)
+
+
+async def test_a_sound_that_drips_is_the_same_sound(sim):
+    whole = await hear_at(sim, SOUND_PATH, SOUND)
+    heard = await hear_at(sim, SOUND_PATH, SOUND, fault="drip", bytes=1000, every_ms=0)
+    assert (heard.body, heard.whole) == (whole.body, True)
+
+
+@BY_KIND
+async def test_an_error_event_is_json_whatever_was_asked_for(sim, path, body):
+    heard = await hear_at(sim, path, body, fault="error_event")
+    assert (heard.status, heard.whole) == (200, True)
+    assert b"Content-Type: application/json\r\n" in heard.head + b"\r\n"
+    assert set(orjson.loads(heard.body)) == {"error"}
+
+
+@BY_KIND
+async def test_malformed_is_half_of_it_with_a_length_that_is_right(sim, path, body):
+    whole = await hear_at(sim, path, body)
+    heard = await hear_at(sim, path, body, fault="malformed_json")
+    assert heard.whole
+    assert heard.body == whole.body[: len(whole.body) // 2]
+
+
+async def test_missing_usage_of_images_is_a_whole_answer_and_a_sound_has_none_to_miss(sim):
+    heard = await hear_at(sim, *ANSWERS["images"], fault="missing_usage")
+    assert set(orjson.loads(heard.body)) == {"created", "data"}
+    whole = await hear_at(sim, SOUND_PATH, SOUND)
+    assert (await hear_at(sim, SOUND_PATH, SOUND, fault="missing_usage")).body == whole.body

@@ -49,6 +49,14 @@ def test_an_outage_of_one_model_waits_for_its_request(board, outages):
     assert (outages, board.match("gpt-5", False).name) == ([], "refuse")
 
 
+def test_a_fault_of_polls_hits_them_and_nothing_else(board, outages):
+    board.add({"fault": "refuse", "polls": True})
+    board.add({"fault": "empty", "times": 1})
+    assert outages == []
+    assert [board.match("m", False, poll).name for poll in (True, False)] == ["refuse", "empty"]
+    assert board.match("m", False, poll=False) is None
+
+
 def test_clear_and_replace(board):
     board.add({"fault": "empty"})
     board.replace([parse_fault({"fault": "drip"})])
@@ -64,9 +72,13 @@ def test_clear_and_replace(board):
         ({}, "there are: status, refuse, reset_before_headers"),
         ({"fault": "nope"}, "no fault 'nope'; there are: status"),
         ({"fault": ["x"]}, "there are"),
-        ({"fault": "drip", "size": 3}, "drip does not take size; it takes: fault, model, times, bytes, every_ms"),
+        (
+            {"fault": "drip", "size": 3},
+            "drip does not take size; it takes: fault, model, times, polls, bytes, every_ms",
+        ),
         ({"fault": "empty", "model": 5}, "model must be"),
         ({"fault": "empty", "times": 0}, "times must be"),
+        ({"fault": "empty", "polls": 1}, "polls must be true or false"),
         ({"fault": "status", "status": 200}, "status must be an HTTP status from 300 to 599"),
         ({"fault": "status", "headers": {"A": 1}}, "headers must be"),
         ({"fault": "status", "headers": {"A": "b\r\nC: d"}}, "headers must be"),

@@ -1,4 +1,6 @@
 import asyncio
+import base64
+import hashlib
 
 import aiohttp
 import openai
@@ -52,6 +54,7 @@ async def test_the_request_id_and_what_was_sent_are_kept(sim):
     assert sim.bill[0].request_id == "r-1"
     sent, raw = sim.received[0]
     assert (raw, sent["x-other"], sent["x-request-id"]) == (body, "a", "r-1")
+    assert list(sim.received_paths) == ["/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,9 @@ async def test_the_request_id_and_what_was_sent_are_kept(sim):
         ("POST", "/v1/nothing", 404, "unknown_url"),
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("GET", "/v1/videos/generations", 405, "method_not_allowed"),
+        ("POST", "/v1/videos/generations/x", 404, "unknown_url"),
+        ("GET", "/v1/modelsx", 404, "unknown_url"),
     ],
 )
 async def test_other_routes_are_refused(sim, method, path, status, code):
@@ -119,3 +125,59 @@ async def test_prices_of_its_own_decide_models_and_cost():
     assert sim.total_nusd == 5 * 1000 + 10 * 2000 + 500_000_000
     assert (await hear(await dial(sim, question()))).status == 404
     await sim.stop()
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+async def test_every_answer_is_known_by_the_hash_of_its_body_without_the_fault(sim, post, http, ask):
+    stream = await ask(stream=True)
+    refused = await post("/images/edits", {"model": "dall-e-3", "prompt": "x"})
+    async with http.get("/v1/models") as answer:
+        listed = await answer.read()
+    assert list(sim.sent) == [
+        ("/v1/chat/completions", 200, "text/event-stream", sha256(stream.body)),
+        ("/v1/images/edits", 400, "application/json", sha256(refused.body)),
+        ("/v1/models", 200, "application/json", sha256(listed)),
+    ]
+    await ask(stream=True, simulate={"fault": "status"})
+    assert sim.sent[-1] == sim.sent[0]
+
+
+async def test_files_are_known_by_the_hash_of_their_bytes_even_of_a_refused_request(sim, post):
+    data = bytes(range(256)) * 100
+    await post("/images/edits", {"model": "gpt-9", "prompt": "x"}, [("image[]", "a.png", data)])
+    await post("/audio/transcriptions", {"model": "whisper-1", "file_base64": base64.b64encode(data).decode()})
+    assert [(file.endpoint, file.part, file.filename, file.content_type) for file in sim.uploads] == [
+        ("image_edits", "image[]", "a.png", "application/octet-stream"),
+        ("transcriptions", "file_base64", None, None),
+    ]
+    assert {(file.size_bytes, file.sha256) for file in sim.uploads} == {(len(data), sha256(data))}
+
+
+async def test_nothing_of_what_came_is_kept_if_nothing_is_to_be():
+    sim = Simulator(org_key=KEY, received_kept=0)
+    await sim.start()
+    await hear(await dial(sim, question()))
+    assert (list(sim.received), list(sim.received_paths), len(sim.bill)) == ([], [], 1)
+    assert sim.sent.maxlen == sim.uploads.maxlen == 1000
+    await sim.stop()
+
+
+async def test_a_form_without_a_model_or_with_a_wrong_wish_is_a_400(post):
+    files = [("image", "a.png", b"png")]
+    assert "model" in (await post("/images/edits", {"prompt": "x"}, files)).error
+    wishes = {"model": "dall-e-3", "prompt": "x", "simulate": {"imagez": 1}}
+    assert "imagez" in (await post("/images/edits", wishes, files)).error
+
+
+async def test_after_the_stop_no_job_ends():
+    sim = Simulator(org_key=KEY, job_s=60)
+    await sim.start()
+    body = {"model": "veo-3", "prompt": "x", "simulate": {"job_s": 0.01}}
+    await hear(await dial(sim, body, path="/v1/videos/generations"))
+    await sim.stop()
+    await asyncio.sleep(0.02)
+    assert [job.status for job in sim.jobs.values()] == ["queued"]
+    assert sim.bill == []
