@@ -49,6 +49,8 @@ def load_files(folder: Folder, now: float | None = None) -> Loaded:
         part_tokens=catalogue.part_tokens,
         on_disconnect=general.on_disconnect,
         drain_s=general.drain,
+        allow_internal_urls=general.allow_internal_urls,
+        video_job_timeout_s=general.video_job_timeout,
     )
     order = {name: rank for rank, name in enumerate([gateway_file, models_file, *folder.teams()])}
     for found in (findings.errors, findings.warnings):

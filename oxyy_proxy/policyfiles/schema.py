@@ -12,11 +12,14 @@ from oxyy_proxy.policyfiles.values import (
     Attempts,
     Count,
     Day,
+    Flag,
     Glob,
+    JobSpan,
     Mode,
     ModelName,
     Name,
     Number,
+    OutputTokens,
     Percent,
     PerMillion,
     PerOne,
@@ -27,6 +30,7 @@ from oxyy_proxy.policyfiles.values import (
     Status,
     Text,
     Version,
+    VideoSeconds,
     Zone,
 )
 from oxyy_proxy.rules.types import Meter, Per
@@ -106,6 +110,8 @@ class GatewaySpec(Spec):
     breaker: BreakerSpec | None = None
     on_disconnect: Literal["drain", "cancel"] = "drain"
     drain: SpanOrZero = 30.0
+    allow_internal_urls: Flag = False
+    video_job_timeout: JobSpan = 86_400.0
 
 
 class PriceSpec(Spec):
@@ -130,12 +136,12 @@ class PriceSpec(Spec):
 class ModelSpec(Spec):
     endpoints: Annotated[list[Endpoint], Field(min_length=1)]
     price: PriceSpec = PriceSpec()
-    max_output_tokens: Positive | None = None
+    max_output_tokens: OutputTokens | None = None
     fallbacks: list[ModelName] = []
     first_byte: Span | None = None
     answer: Span | None = None
-    default_seconds: Positive | None = None
-    max_seconds: Positive | None = None
+    default_seconds: VideoSeconds | None = None
+    max_seconds: VideoSeconds | None = None
 
 
 class PartTokensSpec(Spec):
@@ -153,6 +159,8 @@ class ModelsSpec(Spec):
         ("models", "*", "max_output_tokens"),
         ("models", "*", "first_byte"),
         ("models", "*", "answer"),
+        ("models", "*", "default_seconds"),
+        ("models", "*", "max_seconds"),
         ("aliases", "*"),
         ("default_models", "*"),
         ("part_tokens", "*"),

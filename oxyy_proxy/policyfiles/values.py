@@ -6,6 +6,7 @@ every message says what is expected.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import date
@@ -23,7 +24,12 @@ from oxyy_proxy.policyfiles.document import MAX_NUMBER_CHARS
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE
 
 MAX_SPAN_S = 7 * 24 * 3600
+MIN_JOB_S = 60
 MAX_COUNT = 10**15
+MAX_TOKENS = 10**7
+MAX_VIDEO_SECONDS = 7200
+"""With these two, the dearest request there can be still fits the 64 bits of a database column."""
+
 MAX_PRICE = Decimal(10**6)
 MAX_USD = Decimal(10**9)
 """One billion USD is 10^18 nano-USD; sums of a few still fit the 64 bits of a database column."""
@@ -91,8 +97,15 @@ def _whole(least: int, most: int = MAX_COUNT) -> Callable[[object], int]:
     return validate
 
 
-def _span(*, zero: bool) -> Callable[[object], float]:
-    expected = f"a time such as 500ms, 60s, 10m or 2h, {'from 0' if zero else 'above 0'} and at most 7 days"
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {_unlike_number(value)}")
+    return value
+
+
+def _span(least: str, least_s: float) -> Callable[[object], float]:
+    """Validates a time -> seconds. `least` is `least_s`, the smallest that is taken, in words."""
+    expected = f"a time such as 500ms, 60s, 10m or 2h, {least} and at most 7 days"
 
     def validate(value: object) -> float:
         seconds: Decimal | None = None
@@ -100,7 +113,7 @@ def _span(*, zero: bool) -> Callable[[object], float]:
             seconds = Decimal(match[1]) * _SECONDS[match[2]]
         elif isinstance(value, int | Decimal) and not isinstance(value, bool):
             seconds = Decimal(value)
-        if seconds is None or not 0 <= seconds <= MAX_SPAN_S or not (zero or float(seconds)):
+        if seconds is None or not 0 <= seconds <= MAX_SPAN_S or float(seconds) < least_s:
             raise ValueError(f"expected {expected}, got {shown(value)}")
         return float(seconds)
 
@@ -207,14 +220,18 @@ ModelName = Annotated[
 ]
 Glob = Annotated[str, PlainValidator(_matching(_GLOB, "a model's name or pattern, without blanks or commas"))]
 Number = Annotated[Decimal, PlainValidator(_number)]
-Span = Annotated[float, PlainValidator(_span(zero=False))]
-SpanOrZero = Annotated[float, PlainValidator(_span(zero=True))]
+Flag = Annotated[bool, PlainValidator(_flag)]
+Span = Annotated[float, PlainValidator(_span("above 0", math.ulp(0.0)))]
+SpanOrZero = Annotated[float, PlainValidator(_span("from 0", 0))]
+JobSpan = Annotated[float, PlainValidator(_span("from 1m", MIN_JOB_S))]
 Zone = Annotated[ZoneInfo, PlainValidator(_zone)]
 Day = Annotated[date, PlainValidator(_day)]
 Sha256 = Annotated[str, PlainValidator(_sha256)]
 Status = Annotated[int, PlainValidator(_statuses)]
 Positive = Annotated[int, PlainValidator(_whole(1))]
-Count = Annotated[int, PlainValidator(_whole(0))]
+OutputTokens = Annotated[int, PlainValidator(_whole(1, MAX_TOKENS))]
+VideoSeconds = Annotated[int, PlainValidator(_whole(1, MAX_VIDEO_SECONDS))]
+Count = Annotated[int, PlainValidator(_whole(0, MAX_TOKENS))]
 Attempts = Annotated[int, PlainValidator(_whole(1, 20))]
 Percent = Annotated[int, PlainValidator(_whole(0, 100))]
 Mode = Annotated[str, PlainValidator(_mode)]

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from oxyy_proxy.endpoints import ENDPOINTS
 from oxyy_proxy.policyfiles import load
+from oxyy_proxy.rules.route import allowed
 from oxyy_proxy.rules.types import Limit, PartTokens, Price, Retry
 from tests.policyfiles.conftest import VALID, Write, sha
 
@@ -28,6 +30,8 @@ retry:
 breaker: {failures: 5, window: 30s, open_for: 15s}
 on_disconnect: drain                     # or cancel
 drain: 30s
+allow_internal_urls: true
+video_job_timeout: 2h
 """
 
 FULL_MODELS = """\
@@ -81,9 +85,25 @@ FULL = {"gateway.yaml": FULL_GATEWAY, "models.yaml": FULL_MODELS, "teams/search.
 def test_the_example_folder_loads_without_errors_or_warnings() -> None:
     loaded = load(EXAMPLE, now=datetime(2026, 11, 1, tzinfo=UTC).timestamp())
     assert loaded.warnings == ()
-    assert set(loaded.policy.teams) == {"search", "support"}
+    assert set(loaded.policy.teams) == {"search", "studio", "support"}
     ids = {principal.key.id: principal.team.name for principal in loaded.policy.keys.values()}
-    assert ids == {"search-prod": "search", "search-batch": "search", "support-prod": "support"}
+    assert ids == {
+        "search-prod": "search",
+        "search-batch": "search",
+        "studio-prod": "studio",
+        "support-prod": "support",
+    }
+
+
+def test_the_example_folder_has_a_model_for_each_endpoint_that_some_team_may_call() -> None:
+    policy = load(EXAMPLE).policy
+    served = {
+        endpoint
+        for model in policy.models.values()
+        for endpoint in model.endpoints
+        if any(allowed(team, model.name) for team in policy.teams.values())
+    }
+    assert served == {endpoint.name for endpoint in ENDPOINTS}
 
 
 def test_the_example_folder_has_a_limit_of_each_meter_in_each_team() -> None:
@@ -98,14 +118,6 @@ def test_the_whole_schema_is_accepted_and_what_has_no_effect_yet_is_warned_of(wr
     assert [str(warning) for warning in loaded.warnings] == [
         f"gateway.yaml:12:3: budget_percent: {no_effect}",
         f"gateway.yaml:13:1: breaker: {no_effect}",
-        f"models.yaml:12:17: endpoint images: {no_effect}",
-        f"models.yaml:13:13: price unit image: {no_effect}",
-        f"models.yaml:15:17: endpoint videos: {no_effect}",
-        f"models.yaml:16:13: price unit video_second: {no_effect}",
-        f"models.yaml:19:26: endpoint speech: {no_effect}",
-        f"models.yaml:19:43: price unit character: {no_effect}",
-        f"models.yaml:20:27: endpoint transcriptions: {no_effect}",
-        f"models.yaml:20:52: price unit audio_minute: {no_effect}",
     ]
 
 
@@ -128,10 +140,12 @@ def test_the_gateway_and_its_defaults(write: Write) -> None:
     policy = load(write(FULL)).policy
     assert policy.retry == Retry(frozenset({500, 503}), 3, 600.0, 60.0, 300.0, 60.0)
     assert (policy.on_disconnect, policy.drain_s) == ("drain", 30.0)
+    assert (policy.allow_internal_urls, policy.video_job_timeout_s) == (True, 7200.0)
     assert policy.limits == (Limit("organisation usd/month", "usd", "month", 50_000 * 10**9, ZoneInfo("UTC")),)
     assert policy.default_models == {"images": "dall-e-3"}
     empty = load(write({"gateway.yaml": ""})).policy
     assert (empty.retry, empty.on_disconnect, empty.drain_s, empty.limits) == (Retry(), "drain", 30.0, ())
+    assert (empty.allow_internal_urls, empty.video_job_timeout_s) == (False, 86_400.0)
     assert empty.part_tokens == PartTokens()
 
 

@@ -122,6 +122,11 @@ GATEWAY_VALUES = [
     ("retry: {idle: 0}", f"1:15: {SPAN}, got 0"),
     ("retry: {idle: 5 s}", f"1:15: {SPAN}, got '5 s'"),
     ("retry: {idle: 1e999}", f"1:15: {SPAN}, got 1E+999"),
+    ("video_job_timeout: 59s", f"1:20: {SPAN.replace('above 0', 'from 1m')}, got '59s'"),
+    ("video_job_timeout: 169h", f"1:20: {SPAN.replace('above 0', 'from 1m')}, got '169h'"),
+    ("allow_internal_urls: no", "1:22: expected true or false, got the text 'no'"),
+    ("allow_internal_urls: 'true'", "1:22: expected true or false, got the text 'true'"),
+    ("allow_internal_urls: 1", "1:22: expected true or false, got 1"),
     ("retry: {attempts: true}", "1:19: expected a whole number from 1 to 20, got true"),
     ("retry: {attempts: '3'}", "1:19: expected a whole number from 1 to 20, got the text '3'"),
     ("retry: {attempts: 3.0}", "1:19: expected a whole number from 1 to 20, got 3.0"),
@@ -167,7 +172,15 @@ MODEL_VALUES = [
     ),
     (
         "models: {a: {endpoints: [chat], max_output_tokens: 0}}",
-        "1:52: expected a whole number from 1 to 1000000000000000, got 0",
+        "1:52: expected a whole number from 1 to 10000000, got 0",
+    ),
+    (
+        "models: {a: {endpoints: [videos], price: {video_second: 1}, default_seconds: 4.5}}",
+        "1:78: expected a whole number from 1 to 7200, got 4.5",
+    ),
+    (
+        "models: {a: {endpoints: [videos], price: {video_second: 1}, default_seconds: 4, max_seconds: 7201}}",
+        "1:94: expected a whole number from 1 to 7200, got 7201",
     ),
 ]
 
@@ -225,6 +238,16 @@ def test_times_have_units_or_are_seconds(write: Write, written: str, seconds: fl
     policy = load(folder).policy
     assert policy.retry.idle_s == policy.drain_s == seconds
     assert policy.models["ada"].first_byte_s == policy.models["ada"].answer_s == seconds
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("1m", 60), ("60", 60), ("24h", 86_400), ("168h", 604_800)])
+def test_a_video_job_may_take_from_a_minute_to_a_week(written: str, seconds: float) -> None:
+    assert loaded({"gateway.yaml": f"video_job_timeout: {written}"}).video_job_timeout_s == seconds
+
+
+@pytest.mark.parametrize(("written", "expected"), [("true", True), ("True", True), ("false", False)])
+def test_a_switch_is_true_or_false(written: str, expected: bool) -> None:
+    assert loaded({"gateway.yaml": f"allow_internal_urls: {written}"}).allow_internal_urls is expected
 
 
 @pytest.mark.parametrize(
