@@ -11,6 +11,7 @@ import json
 import sys
 import time
 import traceback
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from itertools import chain
@@ -172,24 +173,35 @@ def _families(snapshot: Snapshot) -> Iterator[Metric]:
         "Settled tokens; `cached_input` is part of `input`.",
         labels=["team", "model", "endpoint", "kind"],
     )
+    units = CounterMetricFamily(
+        "oxyy_units", "Settled units that are no tokens.", labels=["team", "model", "endpoint", "unit"]
+    )
     estimated = CounterMetricFamily(
         "oxyy_usage_estimated", "Settled requests whose usage the upstream did not say.", labels=["team", "model"]
     )
-    estimates: dict[tuple[str, str], int] = {}
+    # A team whose cost centre has changed has totals under both: where that is no label, they are one series.
+    by_kind: Tally[tuple[str, str, str, str]] = Tally()
+    by_unit: Tally[tuple[str, str, str, str]] = Tally()
+    estimates: Tally[tuple[str, str]] = Tally()
+    for (team, cost_center, model, endpoint), total in snapshot.totals.items():
+        cost.add_metric([team, cost_center, model, endpoint], total.cost_nusd / NUSD_PER_USD)
+        by_kind[team, model, endpoint, "input"] += total.input_tokens
+        by_kind[team, model, endpoint, "cached_input"] += total.cached_input_tokens
+        by_kind[team, model, endpoint, "output"] += total.output_tokens
+        by_unit[team, model, endpoint, "images"] += total.images
+        by_unit[team, model, endpoint, "video_seconds"] += total.video_ms
+        by_unit[team, model, endpoint, "audio_seconds"] += total.audio_ms
+        by_unit[team, model, endpoint, "characters"] += total.characters
+        estimates[team, model] += total.estimated
+    for labels, count in by_kind.items():
+        tokens.add_metric(labels, count)
+    for labels, count in by_unit.items():
+        if count:  # a model of one kind has no series of the others
+            units.add_metric(labels, count / 1000 if labels[-1].endswith("_seconds") else count)
+    for of_model, count in estimates.items():
+        estimated.add_metric(of_model, count)
+    yield from (cost, tokens, units, estimated)
     unresolved = sum(total.unresolved for total in snapshot.totals.values())
-    for key, total in snapshot.totals.items():
-        cost.add_metric([key.team, key.cost_center, key.model, key.endpoint], total.cost_nusd / NUSD_PER_USD)
-        by_kind = {
-            "input": total.input_tokens,
-            "cached_input": total.cached_input_tokens,
-            "output": total.output_tokens,
-        }
-        for kind, count in by_kind.items():
-            tokens.add_metric([key.team, key.model, key.endpoint, kind], count)
-        estimates[key.team, key.model] = estimates.get((key.team, key.model), 0) + total.estimated
-    for labels, count in estimates.items():
-        estimated.add_metric(list(labels), count)
-    yield from (cost, tokens, estimated)
     yield GaugeMetricFamily(
         "oxyy_ledger_unresolved", "Requests that may have cost money and whose cost is not known.", unresolved
     )
@@ -276,6 +288,8 @@ class Log:
             "first_byte_ms": None if end.first_byte_s is None else round(end.first_byte_s * 1000, 2),
             "upstream_ms": round(end.upstream_s * 1000, 2),
         }
+        if usage and (usage.images or usage.video_ms or usage.audio_ms or usage.characters):
+            fields |= _units(usage)
         if self._json:
             self._out.info(_dumps({"at": _now(), "level": "info", **fields, "event": "request"}))
         else:
@@ -283,6 +297,17 @@ class Log:
 
     def flush(self) -> None:
         self._lines.write_out()
+
+
+def _units(usage: Usage) -> dict[str, float]:
+    """What was used besides tokens, as a log line names it."""
+    used = {
+        "images": usage.images,
+        "video_seconds": usage.video_ms / 1000,
+        "audio_seconds": usage.audio_ms / 1000,
+        "characters": usage.characters,
+    }
+    return {unit: amount for unit, amount in used.items() if amount}
 
 
 class _Lines:

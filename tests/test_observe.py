@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.observe import Log
+from oxyy_proxy.observe import Finished, Log, Metrics
+from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
+from oxyy_proxy.rules.types import NUSD_PER_USD, Usage
 from tests.rig import KEY, ORG_KEY, Rig
 from tests.steps.wires import QUESTION, ask, ask_chat, http, own_rig, raw_upstream, says
 
@@ -170,3 +172,73 @@ def test_the_console_style_is_for_people() -> None:
     assert "listen=127.0.0.1:1" in text
     with pytest.raises(json.JSONDecodeError):
         json.loads(text)
+
+
+def _line(usage: Usage | None) -> dict[str, Any]:
+    out = io.BytesIO()
+    log = Log("json", out)
+    log.finished(
+        Finished("req_1", "", "search", "search-prod", "videos", "veo-3", "veo-3", 200, None, False, False, 1, usage,
+                 40, 0.5, None, 0.4)
+    )  # fmt: skip
+    log.flush()
+    line: dict[str, Any] = json.loads(out.getvalue())
+    return line
+
+
+def test_a_line_names_the_units_that_were_used_and_no_others() -> None:
+    used = {"images": 2, "video_seconds": 8.001, "audio_seconds": 0.057, "characters": 4096}
+    in_usage = {"images": 2, "video_ms": 8_001, "audio_ms": 57, "characters": 4096}
+    for (unit, amount), (name, count) in zip(used.items(), in_usage.items(), strict=True):
+        line = _line(Usage(**{name: count}))  # type: ignore[arg-type]
+        assert line[unit] == amount
+        assert set(line) - {unit} == FIELDS
+    assert used.items() <= _line(Usage(**in_usage)).items()  # type: ignore[arg-type]
+    for none in (None, Usage(3, 1, 0, 4)):
+        assert set(_line(none)) == FIELDS
+
+
+def _series(family: str, totals: dict[TotalKey, Total]) -> list[str]:
+    text = Metrics().render(Snapshot(totals, ())).decode()
+    return [line for line in text.splitlines() if line.startswith(family + "{")]
+
+
+def test_units_are_counted_where_they_are_used() -> None:
+    totals = {
+        TotalKey("search", "CC", "gpt-5", "chat"): Total(40, 3, 1, 4),
+        TotalKey("search", "CC", "veo-3", "videos"): Total(40, video_ms=8_001),
+        TotalKey("search", "CC", "whisper", "transcriptions"): Total(40, audio_ms=500),
+        TotalKey("search", "CC", "odd", "speech"): Total(40, images=2, characters=4096),
+    }
+    assert sorted(_series("oxyy_units_total", totals)) == [
+        'oxyy_units_total{endpoint="speech",model="odd",team="search",unit="characters"} 4096.0',
+        'oxyy_units_total{endpoint="speech",model="odd",team="search",unit="images"} 2.0',
+        'oxyy_units_total{endpoint="transcriptions",model="whisper",team="search",unit="audio_seconds"} 0.5',
+        'oxyy_units_total{endpoint="videos",model="veo-3",team="search",unit="video_seconds"} 8.001',
+    ]
+
+
+def test_a_team_that_changed_its_cost_centre_has_one_series_of_each() -> None:
+    """Prometheus refuses a scrape in which one series has two values."""
+    totals = {
+        TotalKey("search", centre, "gpt-5", "chat"): Total(
+            NUSD_PER_USD, 3, 1, 4, 1, images=2, video_ms=1, audio_ms=3_000, characters=4
+        )
+        for centre in ("CC-1", "CC-2")
+    }
+    assert _series("oxyy_cost_usd_total", totals) == [
+        f'oxyy_cost_usd_total{{cost_center="{centre}",endpoint="chat",model="gpt-5",team="search"}} 1.0'
+        for centre in ("CC-1", "CC-2")
+    ]
+    of_chat = 'endpoint="chat",'
+    assert _series("oxyy_tokens_total", totals) == [
+        f'oxyy_tokens_total{{{of_chat}kind="{kind}",model="gpt-5",team="search"}} {count}'
+        for kind, count in (("input", 6.0), ("cached_input", 2.0), ("output", 8.0))
+    ]
+    assert _series("oxyy_units_total", totals) == [
+        f'oxyy_units_total{{{of_chat}model="gpt-5",team="search",unit="{unit}"}} {count}'
+        for unit, count in (("images", 4.0), ("video_seconds", 0.002), ("audio_seconds", 6.0), ("characters", 8.0))
+    ]
+    assert _series("oxyy_usage_estimated_total", totals) == [
+        'oxyy_usage_estimated_total{model="gpt-5",team="search"} 2.0'
+    ]

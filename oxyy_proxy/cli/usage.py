@@ -9,6 +9,9 @@ import typer
 
 from oxyy_proxy.cli.output import TableFormat, print_csv, print_json, print_table
 
+_UNITS = ("images", "video_seconds", "audio_seconds", "characters")
+"""Columns that a table leaves out where they are 0 in every row: most teams have chat alone."""
+
 
 def usage(
     by: Annotated[
@@ -39,17 +42,27 @@ def usage(
         if name not in DIMENSIONS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(DIMENSIONS)}.", param_hint="--by")
     rows = asyncio.run(read_spend(ledger, names, _when(since, "--since"), _when(until, "--until")))
-    columns = [*names, "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "unresolved_usd"]
-    cells = [[*row.group, *row[1:5], usd(row.cost_nusd), usd(row.unresolved_nusd)] for row in rows]
+    units = [unit for unit in _UNITS if format is not TableFormat.table or any(getattr(row, unit) for row in rows)]
+    counts = ["requests", "input_tokens", "cached_input_tokens", "output_tokens", *units]
+    columns = [*names, *counts, "cost_usd", "unresolved_usd"]
+    cells = [
+        [*row.group, *[_plain(getattr(row, count)) for count in counts], usd(row.cost_nusd), usd(row.unresolved_nusd)]
+        for row in rows
+    ]
     if format is TableFormat.json:
         print_json([dict(zip(columns, row, strict=True)) for row in cells])
     elif format is TableFormat.csv:
         print_csv(columns, cells)
     else:
         total = ["total", *[""] * (len(names) - 1)][: len(names)]
-        sums = [sum(row[at] for row in rows) for at in range(1, 7)]  # type: ignore[misc]
-        cells.append([*total, *sums[:4], usd(sums[4]), usd(sums[5])])
-        print_table(columns, cells, left=len(names))
+        sums = [_plain(sum(getattr(row, count) for row in rows)) for count in counts]
+        money = [usd(sum(row.cost_nusd for row in rows)), usd(sum(row.unresolved_nusd for row in rows))]
+        print_table(columns, [*cells, [*total, *sums, *money]], left=len(names))
+
+
+def _plain(count: float) -> float:
+    """Seconds to the millisecond, without decimals where they are whole."""
+    return int(count) if count == int(count) else round(count, 3)
 
 
 def _when(text: str | None, option: str) -> datetime | None:

@@ -1,18 +1,19 @@
 """The protocol of a ledger: atomic verbs, and the records they take and give (README, "How money is counted").
 
 A request's row goes `open` → `settled | voided | unresolved`, once. Its spend is on the counters of its limits: held
-while it is open, spent when it is settled, still held where it is unresolved.
+while it is open, spent when it is settled, still held where it is unresolved. A request that made a video job stays
+open, across restarts, until that job ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from oxyy_proxy.rules.budget import Reservation, Standing
 from oxyy_proxy.rules.figures import Snapshot
-from oxyy_proxy.rules.types import Limit, Target, Usage
+from oxyy_proxy.rules.types import Limit, Price, Target, Usage
 
 State = Literal["settled", "voided", "unresolved"]
 
@@ -60,11 +61,30 @@ class Settlement(NamedTuple):
     """False where it is certain that nothing went upstream: then the request does not count as one."""
 
 
+class Job(NamedTuple):
+    """A video job that the upstream works on. Its request, `request_id`, is open while it runs. `submitted_at`: epoch
+    seconds, kept to the millisecond."""
+
+    job_id: str
+    """The upstream's."""
+    request_id: str
+    team: str
+    submitted_at: float
+    model: str
+    policy_version: str
+    prices: Mapping[str, Price]
+    """In force at submission: what the job is settled at."""
+    asked: Usage
+    """`video_ms` and `size` (the resolution) as asked for: settled at where the answer does not say."""
+
+
 class Recovered(NamedTuple):
-    """What start-up found of an earlier process: requests it had sent, and requests it had not."""
+    """What start-up found open of an earlier process: requests it had sent, requests it had not, and requests whose
+    job still runs. The last are open still."""
 
     unresolved: int
     voided: int
+    running: int
 
 
 class Ledger(Protocol):
@@ -92,6 +112,24 @@ class Ledger(Protocol):
     def settle(self, settlement: Settlement) -> asyncio.Future[None]:
         """End a request, once: settling what is not open changes nothing. A settlement that cannot be written is
         kept and tried again until it is; the wait then raises LedgerUnavailable."""
+        ...
+
+    def submitted(self, job: Job, ended: AttemptEnd) -> asyncio.Future[bool]:
+        """Put a job on record, and end the running attempt of its request, which stays open with its hold; only its
+        place among the `concurrent` ones is free again. True if the job is on record as this request's, however often
+        it is told. False, and nothing is changed, if the id is taken by a job of another request, or if the request
+        is not open or has another job.
+
+        Like a settlement, a job that cannot be written is kept and tried again until it is, before a settlement that
+        was asked for later; the wait then raises LedgerUnavailable, and `running_jobs` tells what became of it."""
+        ...
+
+    def job(self, job_id: str) -> Awaitable[Job | None]:
+        """A job, running or ended; None if there is none of that id."""
+        ...
+
+    def running_jobs(self) -> Awaitable[tuple[Job, ...]]:
+        """The jobs whose requests are open, oldest first."""
         ...
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:

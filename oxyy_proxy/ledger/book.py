@@ -1,20 +1,25 @@
-"""What the writer of a ledger keeps in memory: counters, open requests, totals, and the arithmetic of ending one.
+"""What the writer of a ledger keeps in memory: counters, open requests, totals, and the arithmetic of ending one; and
+how rows of the store hold what is in a record.
 
 Pure. A `Book` remembers what the running transaction touched, so that it can be written once or put back.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import orjson
 
-from oxyy_proxy.ledger.base import Settlement
+from oxyy_proxy.ledger.base import Job, Settlement
 from oxyy_proxy.rules.budget import Standing, Window
 from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.route import matches
-from oxyy_proxy.rules.types import Limit
+from oxyy_proxy.rules.types import Limit, Price, Usage
+
+NOTHING_USED = Usage()
+"""Of a request whose end says no usage."""
 
 
 class Tried(NamedTuple):
@@ -88,13 +93,14 @@ class Closed(NamedTuple):
 
 class OpenRequest(NamedTuple):
     """An open row. `head` is its first columns: request_id, started_ms, team, key_id, cost_center, tag, endpoint,
-    model_requested. The last of `attempts` runs."""
+    model_requested. The last of `attempts` runs, unless it made a job: then `job_id` is set, and that one runs."""
 
     head: tuple[str | int | None, ...]
     stream: bool
     hold_nusd: int
     postings: tuple[Posting, ...]
     attempts: tuple[Tried, ...]
+    job_id: str | None = None
 
     def row(self) -> tuple[object, ...]:
         """The columns of `open_requests`."""
@@ -140,6 +146,25 @@ def attempts_json(attempts: Iterable[Tried]) -> str:
     return orjson.dumps([tuple(tried) for tried in attempts]).decode()
 
 
+def job_row(job: Job) -> tuple[str, str, str, int, str]:
+    """The columns of `jobs`. `json` and not orjson: what a client asked for may hold half a surrogate pair."""
+    terms = {
+        "model": job.model,
+        "policy_version": job.policy_version,
+        "prices": {unit: [price.default, dict(price.variants)] for unit, price in job.prices.items()},
+        "asked": job.asked._asdict(),
+    }
+    return job.job_id, job.request_id, job.team, round(job.submitted_at * 1000), json.dumps(terms)
+
+
+def job_of_row(job_id: str, request_id: str, team: str, submitted_ms: int, terms: str) -> Job:
+    """The job that `job_row` wrote."""
+    said = json.loads(terms)
+    prices = {unit: Price(default, variants) for unit, (default, variants) in said["prices"].items()}
+    asked = Usage(**said["asked"])
+    return Job(job_id, request_id, team, submitted_ms / 1000, said["model"], said["policy_version"], prices, asked)
+
+
 class Book:
     """The state of a ledger's writer between transactions. Readers outside look; all changes go through the methods,
     which remember what was there before and what must be written."""
@@ -147,9 +172,12 @@ class Book:
     def __init__(self) -> None:
         self.counters: dict[tuple[str, int], Counter] = {}
         self.open: dict[str, OpenRequest] = {}
+        self.parked: set[str] = set()
+        """The open requests that wait for their job, and not for an answer."""
         self.totals: dict[TotalKey, Total] = {}
         self.opened: list[tuple[object, ...]] = []
-        self.reopened: list[tuple[object, ...]] = []
+        self.reopened: dict[str, tuple[object, ...]] = {}
+        """By request: of two changes in one transaction the second counts."""
         self.ended: list[tuple[object, ...]] = []
         self._before: dict[Counter, tuple[int, int, int, int, int]] = {}
         self._open_before: dict[str, OpenRequest | None] = {}
@@ -200,21 +228,28 @@ class Book:
         self._open_before.setdefault(request_id, self.open.get(request_id))
         if request is None:
             self.open.pop(request_id, None)
+            self.parked.discard(request_id)
         else:
             self.open[request_id] = request
+            if request.job_id is not None:
+                self.parked.add(request_id)
 
     def add_to_totals(self, key: TotalKey, end: Settlement) -> None:
         was = self.totals.get(key)
         self._totals_before.setdefault(key, was)
-        cost, tokens_in, cached, tokens_out, estimated, unresolved = was or Total()
-        usage = end.usage
+        cost, tokens_in, cached, tokens_out, estimated, unresolved, images, video_ms, audio_ms, chars = was or Total()
+        usage = end.usage or NOTHING_USED
         self.totals[key] = Total(
             cost + end.cost_nusd,
-            tokens_in + (usage.input_tokens if usage else 0),
-            cached + (usage.cached_input_tokens if usage else 0),
-            tokens_out + (usage.output_tokens if usage else 0),
-            estimated + (usage is not None and usage.source == "estimated"),
+            tokens_in + usage.input_tokens,
+            cached + usage.cached_input_tokens,
+            tokens_out + usage.output_tokens,
+            estimated + (usage.source == "estimated"),
             unresolved + (end.state == "unresolved"),
+            images + usage.images,
+            video_ms + usage.video_ms,
+            audio_ms + usage.audio_ms,
+            chars + usage.characters,
         )
 
     def drop_past_counters(self, now: int) -> None:
@@ -230,8 +265,14 @@ class Book:
         """What was touched is durable."""
         for touched in (self._before, self._open_before, self._totals_before):
             touched.clear()
-        for written in (self._added, self.opened, self.reopened, self.ended):
-            written.clear()
+        self._added.clear()
+        self.written()
+
+    def written(self) -> None:
+        """The rows that were noted are in the store's transaction."""
+        self.opened.clear()
+        self.reopened.clear()
+        self.ended.clear()
 
     def undo(self) -> None:
         """Put back what the transaction touched."""
@@ -242,6 +283,7 @@ class Book:
                 self.open.pop(request_id, None)
             else:
                 self.open[request_id] = request
+        self.parked = {request_id for request_id, request in self.open.items() if request.job_id is not None}
         for key, total in self._totals_before.items():
             if total is None:
                 self.totals.pop(key, None)

@@ -3,7 +3,7 @@
 Money is integer nano-USD, times are integer milliseconds since the epoch. A request is a row of `open_requests` while
 it runs and a row of `requests` for ever after: few pages are written per request, and start-up finds what was left open
 without a search. What is held is not stored a second time: it is the sum over open rows, plus each counter's
-`unresolved`.
+`unresolved`. A job runs while its request is open; its row stays for ever, as it says whose it is.
 """
 
 from __future__ import annotations
@@ -113,6 +113,22 @@ MIGRATIONS: tuple[str, ...] = (
     FROM (SELECT request_id, attempts FROM requests UNION ALL SELECT request_id, attempts FROM open_requests) AS r,
          json_each(r.attempts) AS a;
     """,
+    """
+    ALTER TABLE totals ADD COLUMN images INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN video_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN audio_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN characters INTEGER NOT NULL DEFAULT 0;
+
+    CREATE TABLE jobs (
+        job_id TEXT PRIMARY KEY,              -- the upstream's
+        request_id TEXT NOT NULL,             -- its request: open while the job runs
+        team TEXT NOT NULL,
+        submitted_ms INTEGER NOT NULL,
+        terms TEXT NOT NULL                   -- JSON: model, policy_version, prices {unit: [default, {variant:
+    ) WITHOUT ROWID;                          --       price}]}, asked {field of a usage: value}
+
+    CREATE UNIQUE INDEX jobs_by_request ON jobs (request_id);
+    """,
 )
 
 PROBE = f"PRAGMA user_version = {len(MIGRATIONS)}"
@@ -129,8 +145,8 @@ DELETE_OPEN = "DELETE FROM open_requests WHERE request_id IN (VALUES {rows})"
 INSERT_ENDED = """
     INSERT INTO requests (request_id, started_ms, finished_ms, team, key_id, cost_center, tag, endpoint,
                           model_requested, model_served, state, status, stream, input_tokens, cached_input_tokens,
-                          output_tokens, hold_nusd, cost_nusd, unresolved_nusd, usage_source, overrun, error_code,
-                          postings, attempts)
+                          output_tokens, images, video_seconds, audio_seconds, characters, hold_nusd, cost_nusd,
+                          unresolved_nusd, usage_source, overrun, error_code, postings, attempts)
     VALUES {rows}"""
 
 UPDATE_COUNTER = """
@@ -155,6 +171,19 @@ INSERT_COUNTER = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"""
 
 SELECT_COUNTER = "SELECT id, cap, spent, unresolved FROM counters WHERE limit_id = ? AND window_start = ?"
+
+SELECT_COUNTER_BY_ID = """
+    SELECT limit_id, window_start, window_end, meter, models, cap, spent, unresolved FROM counters WHERE id = ?"""
+
+SELECT_LEFT_OPEN = "SELECT o.*, j.job_id FROM open_requests AS o LEFT JOIN jobs AS j USING (request_id)"
+
+INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)"
+
+SELECT_JOB = "SELECT * FROM jobs WHERE job_id = ?"
+
+SELECT_RUNNING_JOBS = """
+    SELECT jobs.* FROM open_requests CROSS JOIN jobs USING (request_id) ORDER BY submitted_ms, job_id"""
+"""In this order (`CROSS`): there are few open requests, and jobs of all time."""
 
 SPENT_BEFORE = """
     SELECT team, key_id, coalesce(model_served, model_requested), sum(cost_nusd + unresolved_nusd),

@@ -17,20 +17,22 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, ProxyError
 from oxyy_proxy.ledger import schema, verbs
 from oxyy_proxy.ledger.base import (
     AttemptEnd,
+    Job,
     Opening,
     Recovered,
     Settlement,
 )
-from oxyy_proxy.ledger.book import Book, Counter, OpenRequest, Posting, Tried
+from oxyy_proxy.ledger.book import Book, Counter, job_of_row, job_row
+from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing, Window
-from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
+from oxyy_proxy.rules.figures import Snapshot
 from oxyy_proxy.rules.requestid import first_id_at
 from oxyy_proxy.rules.types import Limit, Target
 
@@ -42,8 +44,8 @@ MAX_BATCH = 512
 
 BUSY_REQUESTS = 7
 GATHER_S = 0.001
-"""With more requests open than that, and verbs close behind each other, a transaction waits this long for more of them
-to share it: a commit costs more than all that it carries. Otherwise nobody waits."""
+"""With more requests being served than that, and verbs close behind each other, a transaction waits this long for more
+of them to share it: a commit costs more than all that it carries. Otherwise nobody waits."""
 
 _COUNTERS_KEPT = 4096
 
@@ -79,7 +81,7 @@ class SqliteLedger:
         self._book = Book()
         self._closed = False
         self.writable = True
-        self.recovered = Recovered(0, 0)
+        self.recovered = Recovered(0, 0, 0)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     # --- the verbs, called on the event loop -------------------------------------------------------------------
@@ -92,6 +94,15 @@ class SqliteLedger:
 
     def settle(self, settlement: Settlement) -> asyncio.Future[None]:
         return self._submit(verbs.settle, self._book, settlement, must_happen=True)
+
+    def submitted(self, job: Job, ended: AttemptEnd) -> asyncio.Future[bool]:
+        return self._submit(self._do_submitted, job, ended, must_happen=True)
+
+    def job(self, job_id: str) -> Awaitable[Job | None]:
+        return self._submit(self._do_job, job_id)
+
+    def running_jobs(self) -> Awaitable[tuple[Job, ...]]:
+        return self._submit(self._do_running_jobs)
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:
         return self._submit(self._do_standings, limits, now)
@@ -118,8 +129,9 @@ class SqliteLedger:
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
         with self._transaction():
-            self._load_totals()
-            self.recovered = self._recover()
+            load_totals(self._db, self._book)
+            self.recovered = recover(self._db, self._book, time.time())
+            self._flush()
         self._book.commit()
         self._thread.start()
 
@@ -129,7 +141,7 @@ class SqliteLedger:
             batch = []
             with contextlib.suppress(queue.Empty):
                 batch.append(self._queue.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None))
-                if crowded and len(self._book.open) > BUSY_REQUESTS:
+                if crowded and len(self._book.open) - len(self._book.parked) > BUSY_REQUESTS:
                     time.sleep(GATHER_S)
                 while len(batch) < MAX_BATCH:
                     batch.append(self._queue.get_nowait())
@@ -196,7 +208,7 @@ class SqliteLedger:
         db, book = self._db, self._book
         for statement, rows in (
             (schema.INSERT_OPEN, book.opened),
-            (schema.UPDATE_OPEN, book.reopened),
+            (schema.UPDATE_OPEN, list(book.reopened.values())),
             (schema.DELETE_OPEN, [row[:1] for row in book.ended]),
             (schema.INSERT_ENDED, book.ended),
             (schema.UPDATE_COUNTER, book.changed_counters()),
@@ -205,8 +217,7 @@ class SqliteLedger:
             for start in range(0, len(rows), schema.MOST_ROWS):
                 some = rows[start : start + schema.MOST_ROWS]
                 db.execute(schema.for_rows(statement, len(some), len(some[0])), tuple(chain.from_iterable(some)))
-        for written in (book.opened, book.reopened, book.ended):
-            written.clear()
+        book.written()
 
     # --- counters ----------------------------------------------------------------------------------------------
 
@@ -273,47 +284,22 @@ class SqliteLedger:
     def _do_snapshot(self, limits: Sequence[Limit], now: float) -> Snapshot:
         return Snapshot(dict(self._book.totals), self._do_standings(limits, now))
 
-    # --- start-up ----------------------------------------------------------------------------------------------
+    def _do_submitted(self, job: Job, ended: AttemptEnd) -> bool:
+        known = self._do_job(job.job_id)
+        if known is not None:
+            return known.request_id == job.request_id
+        if not verbs.submitted(self._book, job, ended):
+            return False
+        self._db.execute(schema.INSERT_JOB, job_row(job))
+        return True
 
-    def _load_totals(self) -> None:
-        for row in self._db.execute("SELECT * FROM totals"):
-            self._book.totals[TotalKey(*row[:4])] = Total(*row[4:])
+    def _do_job(self, job_id: str) -> Job | None:
+        row = self._db.execute(schema.SELECT_JOB, (job_id,)).fetchone()
+        return None if row is None else job_of_row(*row)
 
-    def _recover(self) -> Recovered:
-        """End what an earlier process left open: sent means unresolved with its hold, not sent means voided."""
-        counters: dict[int, Counter] = {}
-        found = {"unresolved": 0, "voided": 0}
-        now = time.time()
-        for *head, stream, hold_nusd, postings, attempts in self._db.execute("SELECT * FROM open_requests").fetchall():
-            tried = tuple(Tried(*attempt) for attempt in json.loads(attempts))
-            held = [(self._counter_by_id(counters, counter_id), amount) for counter_id, amount in json.loads(postings)]
-            for counter, amount in held:
-                self._book.hold(counter, amount, 0)
-            request = OpenRequest(
-                tuple(head),
-                bool(stream),
-                hold_nusd,
-                tuple(Posting(counter, None, amount) for counter, amount in held),
-                tried,
-            )
-            state: Literal["unresolved", "voided"] = "unresolved" if tried else "voided"
-            found[state] += 1
-            self._book.open[head[0]] = request
-            last = AttemptEnd("ambiguous", "proxy_died")
-            end = Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried))
-            verbs.settle(self._book, end)
-        self._flush()
-        return Recovered(**found)
-
-    def _counter_by_id(self, known: dict[int, Counter], counter_id: int) -> Counter:
-        if counter_id not in known:
-            start, end, meter, models, cap, spent, unresolved = self._db.execute(
-                "SELECT window_start, window_end, meter, models, cap, spent, unresolved FROM counters WHERE id = ?",
-                (counter_id,),
-            ).fetchone()
-            window = Window(start, end)
-            known[counter_id] = Counter(counter_id, meter, tuple(json.loads(models)), window, cap, spent, unresolved)
-        return known[counter_id]
+    def _do_running_jobs(self) -> tuple[Job, ...]:
+        self._flush()  # what this transaction has opened and ended counts too
+        return tuple([job_of_row(*row) for row in self._db.execute(schema.SELECT_RUNNING_JOBS)])
 
 
 def _result(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

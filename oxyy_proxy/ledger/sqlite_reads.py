@@ -33,13 +33,17 @@ DIMENSIONS = {
 
 
 class Spend(NamedTuple):
-    """One row of a report: the values of the dimensions, and sums."""
+    """One row of a report: the values of the dimensions, and sums. Seconds are exact to the millisecond."""
 
     group: tuple[str, ...]
     requests: int
     input_tokens: int
     cached_input_tokens: int
     output_tokens: int
+    images: int
+    video_seconds: float
+    audio_seconds: float
+    characters: int
     cost_nusd: int
     unresolved_nusd: int
 
@@ -94,18 +98,23 @@ INVARIANTS = (
         "totals equal the rows",
         """
         SELECT team || ' ' || model || ' ' || endpoint || ': rows minus totals is ' || sum(cost) || ' nano-USD, '
-               || sum(input) || ' + ' || sum(output) || ' tokens, ' || sum(unresolved) || ' unresolved'
+               || sum(input) || ' + ' || sum(output) || ' tokens, ' || sum(unresolved) || ' unresolved, '
+               || sum(images) || ' images, ' || sum(video) || ' + ' || sum(audio) || ' ms of video + audio, '
+               || sum(characters) || ' characters'
         FROM (
             SELECT team, cost_center, coalesce(model_served, json_extract(attempts, '$[#-1][0]')) AS model, endpoint,
                    cost_nusd AS cost, input_tokens AS input, output_tokens AS output,
-                   state = 'unresolved' AS unresolved
+                   state = 'unresolved' AS unresolved, images, CAST(round(video_seconds * 1000) AS INTEGER) AS video,
+                   CAST(round(audio_seconds * 1000) AS INTEGER) AS audio, characters
             FROM requests WHERE state <> 'voided'
             UNION ALL
-            SELECT team, cost_center, model, endpoint, -cost_nusd, -input_tokens, -output_tokens, -unresolved
+            SELECT team, cost_center, model, endpoint, -cost_nusd, -input_tokens, -output_tokens, -unresolved,
+                   -images, -video_ms, -audio_ms, -characters
             FROM totals
         )
         GROUP BY team, cost_center, model, endpoint
-        HAVING sum(cost) <> 0 OR sum(input) <> 0 OR sum(output) <> 0 OR sum(unresolved) <> 0""",
+        HAVING sum(cost) <> 0 OR sum(input) <> 0 OR sum(output) <> 0 OR sum(unresolved) <> 0 OR sum(images) <> 0
+               OR sum(video) <> 0 OR sum(audio) <> 0 OR sum(characters) <> 0""",
     ),
     Invariant(
         "only settled requests cost",
@@ -125,6 +134,25 @@ INVARIANTS = (
     Invariant(
         "no request is both open and ended",
         "SELECT request_id || ': open, and ' || state FROM requests JOIN open_requests USING (request_id)",
+    ),
+    Invariant(
+        "each job is of a request of its team",
+        """
+        SELECT 'job ' || job_id || ': ' || jobs.request_id || ' of team ' || jobs.team || ' is '
+               || coalesce('of team ' || coalesce(o.team, r.team), 'missing')
+        FROM jobs LEFT JOIN open_requests AS o USING (request_id) LEFT JOIN requests AS r USING (request_id)
+        WHERE coalesce(o.team, r.team) IS NOT jobs.team""",
+    ),
+    Invariant(
+        "the last attempt of an open request runs, or has made a job",
+        """
+        SELECT request_id || ': ' || coalesce('job ' || job_id, 'no job') || ', and the last attempt '
+               || coalesce('ended ' || outcome, 'runs')
+        FROM (
+            SELECT o.request_id, j.job_id, json_extract(o.attempts, '$[#-1][5]') AS outcome
+            FROM open_requests AS o LEFT JOIN jobs AS j USING (request_id)
+        )
+        WHERE outcome IS NOT iif(job_id IS NULL, NULL, 'answered')""",
     ),
 )
 
@@ -149,18 +177,27 @@ async def read_spend(
     group = f"GROUP BY {', '.join(str(n + 1) for n in range(len(columns)))}" if columns else ""
     query = f"""
         SELECT {"".join(f"{column}, " for column in columns)} count(*), coalesce(sum(input_tokens), 0),
-               coalesce(sum(cached_input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(cost_nusd), 0),
-               coalesce(sum(unresolved_nusd), 0)
-        FROM usage {where} {group} ORDER BY {len(columns) + 5} DESC, 1"""
+               coalesce(sum(cached_input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(images), 0),
+               coalesce(sum(CAST(round(video_seconds * 1000) AS INTEGER)), 0) / 1000.0,
+               coalesce(sum(CAST(round(audio_seconds * 1000) AS INTEGER)), 0) / 1000.0,
+               coalesce(sum(characters), 0), coalesce(sum(cost_nusd), 0) AS cost, coalesce(sum(unresolved_nusd), 0)
+        FROM usage {where} {group} ORDER BY cost DESC, 1"""
     async with _reading(url) as db:
         rows = await db.execute_fetchall(query, bounds)
     return [Spend(tuple(map(str, row[: len(by)])), *row[len(by) :]) for row in rows]
 
 
 async def verify(url: str, shown: int = 5) -> Verdict:
-    """Check every invariant on one snapshot of the ledger. `shown`: violations named of each. Raises StartupError."""
+    """Check every invariant on one snapshot of the ledger. `shown`: violations named of each. Raises StartupError, also
+    for a ledger that a proxy of this version has not opened yet."""
     broken = []
     async with _reading(url) as db:
+        (version,) = await db.execute_fetchall("SELECT (SELECT * FROM pragma_user_version)")
+        if version[0] < len(MIGRATIONS):
+            raise StartupError(
+                f"the ledger {ledger_path(url)} was written by an older oxyy-proxy (schema {version[0]}, this one "
+                f"checks {len(MIGRATIONS)}); the proxy of this version brings it up to date when it starts"
+            )
         await db.execute("BEGIN")
         for invariant in INVARIANTS:
             rows = list(await db.execute_fetchall(invariant.query))

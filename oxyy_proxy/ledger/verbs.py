@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement
+from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.ledger.book import (
+    NOTHING_USED,
     Book,
+    Closed,
     Counter,
     OpenRequest,
     Posting,
@@ -77,12 +79,40 @@ def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Targ
         _ended(running, ended, at_ms),
         Tried(following.model.name, following.worst_nusd, following.worst_tokens, at_ms),
     )
-    book.reopened.append((hold_nusd, held_json(postings), attempts_json(attempts), request_id))
-    book.set_open(request_id, request._replace(hold_nusd=hold_nusd, postings=postings, attempts=attempts))
+    _reopen(book, request_id, request._replace(hold_nusd=hold_nusd, postings=postings, attempts=attempts))
+
+
+def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
+    """End the running attempt of a request that made a job, and free its place among the `concurrent` ones; the rest
+    of its hold stays. Returns whether it did: False if the request is not open, or has a job already."""
+    request = book.open.get(job.request_id)
+    if request is None or request.job_id is not None:
+        return False
+    kept = []
+    for posting in request.postings:
+        if posting.counter.meter == "concurrent":
+            book.release(posting, Closed(posting.counter, 0, 0))
+        else:
+            kept.append(posting)
+    attempts = (*request.attempts[:-1], _ended(request.attempts[-1], ended, round(job.submitted_at * 1000)))
+    _reopen(book, job.request_id, request._replace(postings=tuple(kept), attempts=attempts, job_id=job.job_id))
+    return True
+
+
+def _reopen(book: Book, request_id: str, request: OpenRequest) -> None:
+    """An open request has changed."""
+    book.reopened[request_id] = (
+        request.hold_nusd,
+        held_json(request.postings),
+        attempts_json(request.attempts),
+        request_id,
+    )
+    book.set_open(request_id, request)
 
 
 def settle(book: Book, end: Settlement) -> None:
-    """End a request, once: what is not open is left as it is."""
+    """End a request, once: what is not open is left as it is. Of one that made a job, `end.last` says how the job
+    ended, in the place of its submission."""
     request = book.open.get(end.request_id)
     if request is None:
         return  # settled already: twice changes nothing
@@ -97,7 +127,7 @@ def settle(book: Book, end: Settlement) -> None:
     for posting, closed in zip(request.postings, left, strict=True):
         book.release(posting, closed)
         overrun = overrun or closed.spent + closed.unresolved > posting.held
-    usage = end.usage
+    usage = end.usage or NOTHING_USED
     book.ended.append(
         (
             *request.head[:2],
@@ -107,13 +137,17 @@ def settle(book: Book, end: Settlement) -> None:
             end.state,
             end.status,
             request.stream,
-            usage.input_tokens if usage else 0,
-            usage.cached_input_tokens if usage else 0,
-            usage.output_tokens if usage else 0,
+            usage.input_tokens,
+            usage.cached_input_tokens,
+            usage.output_tokens,
+            usage.images,
+            usage.video_ms / 1000,
+            usage.audio_ms / 1000,
+            usage.characters,
             request.hold_nusd,
             end.cost_nusd,
             unresolved_nusd,
-            usage.source if usage else None,
+            usage.source if end.usage else None,
             overrun,
             end.error_code,
             closed_json(left),

@@ -20,7 +20,7 @@ class TotalKey(NamedTuple):
 
 class Total(NamedTuple):
     """Sums over settled requests since the ledger began. `estimated`: those whose usage was estimated. `unresolved`:
-    requests that may have cost money, under the model of their last attempt."""
+    requests that may have cost money, under the model of their last attempt. Of video and audio: milliseconds."""
 
     cost_nusd: int = 0
     input_tokens: int = 0
@@ -28,6 +28,10 @@ class Total(NamedTuple):
     output_tokens: int = 0
     estimated: int = 0
     unresolved: int = 0
+    images: int = 0
+    video_ms: int = 0
+    audio_ms: int = 0
+    characters: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from tests.ledger.making import NOW, answered, opening, target, unresolved
 
 DAY = 86_400
 FIGURES = ["requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_usd", "unresolved_usd"]
+UNITS = ["images", "video_seconds", "audio_seconds", "characters"]
+ALL_FIGURES = [*FIGURES[:4], *UNITS, *FIGURES[4:]]
 
 
 @pytest.fixture
@@ -74,18 +76,18 @@ def test_the_ledger_may_be_named_by_the_environment(url: str) -> None:
 def test_csv_has_exact_figures_and_no_total(url: str) -> None:
     result = run("--ledger", url, "--by", "month, cost_center", "--format", "csv")
     assert list(csv.reader(io.StringIO(result.stdout))) == [
-        ["month", "cost_center", *FIGURES],
-        ["2026-11", "CC-support", "1", "3", "1", "4", "2.00", "0.00"],
-        ["2026-11", "CC-search", "2", "20", "2", "200", "0.00125", "0.000000123"],
-        ["2026-10", "CC-search", "1", "1", "1", "1", "0.000000001", "0.00"],
+        ["month", "cost_center", *ALL_FIGURES],
+        ["2026-11", "CC-support", "1", "3", "1", "4", *"0000", "2.00", "0.00"],
+        ["2026-11", "CC-search", "2", "20", "2", "200", *"0000", "0.00125", "0.000000123"],
+        ["2026-10", "CC-search", "1", "1", "1", "1", *"0000", "0.000000001", "0.00"],
     ]
 
 
 def test_json_has_money_as_decimal_strings(url: str) -> None:
     result = run("--ledger", url, "--by", "team", "--since", "2026-11-18", "--until", "2026-11-19", "--format", "json")
     assert json.loads(result.stdout) == [
-        dict(zip(["team", *FIGURES], ["support", 1, 3, 1, 4, "2.00", "0.00"], strict=True)),
-        dict(zip(["team", *FIGURES], ["search", 1, 20, 2, 200, "0.00125", "0.00"], strict=True)),
+        dict(zip(["team", *ALL_FIGURES], ["support", 1, 3, 1, 4, 0, 0, 0, 0, "2.00", "0.00"], strict=True)),
+        dict(zip(["team", *ALL_FIGURES], ["search", 1, 20, 2, 200, 0, 0, 0, 0, "0.00125", "0.00"], strict=True)),
     ]
 
 
@@ -113,6 +115,50 @@ def test_without_dimensions_there_is_one_row_and_its_total(url: str) -> None:
     shown = lines("--ledger", url, "--by", "")
     assert shown[0] == FIGURES
     assert shown[-1] == ["4", "24", "4", "205", "2.001250001", "0.000000123"]
+
+
+@pytest.fixture
+async def all_kinds(tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an open ledger with requests that used images, video and audio, two of each, and one of chat."""
+    url = f"sqlite:///{tmp_path / 'kinds.db'}"
+    ledger = open_ledger(url, "process")
+    for cost, (model, usage) in enumerate(
+        [
+            *[("chat", Usage(1, 0, 0, 2))],
+            *[("tts", Usage(audio_ms=100))] * 3,  # 0.1 + 0.1 + 0.1 is not 0.3
+            *[("veo", Usage(video_ms=8_000))] * 2,
+            *[("whisper", Usage(audio_ms=600))],  # 0.3 + 0.6 is not 0.9
+            *[("dall-e", Usage(images=1))] * 2,
+        ]
+    ):
+        opened = opening([], [target(model=model)])
+        await ledger.open(opened)
+        await ledger.settle(answered(opened, cost, usage))
+    yield url
+    await ledger.close()
+
+
+def test_a_table_has_only_the_units_that_were_used(all_kinds: str) -> None:
+    shown = lines("--ledger", all_kinds, "--by", "model")
+    assert [row[:8] for row in shown] == [
+        ["model", *FIGURES[:4], "images", "video_seconds", "audio_seconds"],
+        ["dall-e", "2", "0", "0", "0", "2", "0", "0"],
+        ["veo", "2", "0", "0", "0", "0", "16", "0"],
+        ["tts", "3", "0", "0", "0", "0", "0", "0.3"],
+        ["whisper", "1", "0", "0", "0", "0", "0", "0.6"],
+        ["chat", "1", "1", "0", "2", "0", "0", "0"],
+        ["total", "9", "1", "0", "2", "2", "16", "0.9"],
+    ]
+    assert shown[0][8:] == FIGURES[4:]
+
+
+def test_csv_and_json_have_all_units(all_kinds: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(run("--ledger", all_kinds, "--by", "model", "--format", "csv").stdout)))
+    assert [tuple(row[unit] for unit in UNITS) for row in rows] == [
+        ("2", "0", "0", "0"), ("0", "16", "0", "0"), ("0", "0", "0.3", "0"), ("0", "0", "0.6", "0"), (*"0000",),
+    ]  # fmt: skip
+    found = json.loads(run("--ledger", all_kinds, "--by", "", "--format", "json").stdout)
+    assert [[row[unit] for unit in UNITS] for row in found] == [[2, 16, 0.9, 0]]
 
 
 def test_a_tag_is_shown_as_it_was_sent(url: str) -> None:

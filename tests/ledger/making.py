@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
 
-from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement
+from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.rules.budget import reservations
 from oxyy_proxy.rules.requestid import request_id
-from oxyy_proxy.rules.types import Limit, Meter, Model, Per, Plan, Target, Usage
+from oxyy_proxy.rules.types import Limit, Meter, Model, Per, Plan, Price, Target, Usage
 
 NOW = 1_795_003_200.0
 """2026-11-18T12:00:00Z."""
@@ -18,6 +18,9 @@ ANSWERED = AttemptEnd("answered", "ok", 200)
 FAILED = AttemptEnd("failed", "status", 503)
 AMBIGUOUS = AttemptEnd("ambiguous", "reset")
 NOT_SENT = AttemptEnd("failed", "not_sent")
+COMPLETED = AttemptEnd("answered", "job_completed", 200)
+JOB_FAILED = AttemptEnd("failed", "job_failed", 200)
+TIMED_OUT = AttemptEnd("ambiguous", "job_timeout", 200)
 
 _numbers = itertools.count(1)
 
@@ -98,3 +101,32 @@ def voided(opened: Opening, *, sent: bool = True, at: float = NOW + 1) -> Settle
 
 def unresolved(opened: Opening, last: AttemptEnd = AMBIGUOUS, *, at: float = NOW + 1) -> Settlement:
     return Settlement(opened.request_id, at, "unresolved", 502, last, error_code="upstream_reset")
+
+
+def job(opened: Opening, job_id: str | None = None, *, at: float | None = None) -> Job:
+    """The job that the first attempt of a request made; its id is new unless it is named."""
+    return Job(
+        job_id or f"job_{next(_numbers)}",
+        opened.request_id,
+        opened.team,
+        opened.started_at if at is None else at,
+        opened.first.model.name,
+        "policy-1",
+        {"video_second": Price(400_000_000_000_000, {"1080p": 500_000_000_000_000})},
+        Usage(video_ms=8_000, size="1080p", source="computed"),
+    )
+
+
+def completed(opened: Opening, cost_nusd: int = 40, usage: Usage | None = None, *, at: float = NOW + 90) -> Settlement:
+    """Its job is done."""
+    usage = usage or Usage(video_ms=8_000, size="1080p", source="computed")
+    return answered(opened, cost_nusd, usage, at=at)._replace(last=COMPLETED)
+
+
+def job_failed(opened: Opening, *, at: float = NOW + 90) -> Settlement:
+    return Settlement(opened.request_id, at, "voided", 200, JOB_FAILED, error_code="job_failed")
+
+
+def timed_out(opened: Opening, *, at: float = NOW + 90) -> Settlement:
+    """Nobody knows how its job ended."""
+    return Settlement(opened.request_id, at, "unresolved", 200, TIMED_OUT, error_code="job_timeout")

@@ -6,14 +6,16 @@ import inspect
 
 import pytest
 
-from oxyy_proxy.ledger.base import AttemptEnd, Ledger, Opening, Recovered, Settlement
+from oxyy_proxy.ledger.base import AttemptEnd, Job, Ledger, Opening, Recovered, Settlement
 from oxyy_proxy.ledger.sqlite import SqliteLedger
 
 VERBS = [name for name, _ in inspect.getmembers(Ledger, inspect.isfunction) if not name.startswith("_")]
 
 
 def test_the_protocol_has_the_verbs_of_a_ledger() -> None:
-    assert sorted(VERBS) == ["close", "next_attempt", "open", "settle", "snapshot", "standings"]
+    assert sorted(VERBS) == [
+        "close", "job", "next_attempt", "open", "running_jobs", "settle", "snapshot", "standings", "submitted",
+    ]  # fmt: skip
     assert isinstance(inspect.getattr_static(Ledger, "writable"), property)
 
 
@@ -23,7 +25,7 @@ def test_a_store_takes_what_the_protocol_says(store: type, verb: str) -> None:
     assert inspect.signature(getattr(store, verb)) == inspect.signature(getattr(Ledger, verb))
 
 
-@pytest.mark.parametrize("record", [Opening, AttemptEnd, Settlement])
+@pytest.mark.parametrize("record", [Opening, AttemptEnd, Settlement, Job])
 def test_a_record_cannot_change_on_its_way_to_the_writer(record: type) -> None:
     made = record(*["as it was"] * len(record.__annotations__))
     for name in record.__annotations__:
@@ -37,4 +39,4 @@ def test_a_settlement_counts_as_sent_unless_it_says_otherwise() -> None:
 
 
 def test_what_was_recovered_is_named() -> None:
-    assert Recovered(unresolved=2, voided=1) == (2, 1)
+    assert Recovered(unresolved=2, voided=1, running=3) == (2, 1, 3)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from oxyy_proxy.ledger.base import Job
 from oxyy_proxy.ledger.book import (
     Book,
     Closed,
@@ -18,10 +22,12 @@ from oxyy_proxy.ledger.book import (
     closed_json,
     closed_postings,
     held_json,
+    job_of_row,
+    job_row,
 )
 from oxyy_proxy.rules.budget import ALWAYS, Window
 from oxyy_proxy.rules.figures import Total, TotalKey
-from oxyy_proxy.rules.types import Usage
+from oxyy_proxy.rules.types import Price, Usage
 from tests.ledger.making import answered, concurrent, limit, opening, unresolved, voided
 
 MINUTE = Window(600, 660)
@@ -95,7 +101,10 @@ class TestTransactions:
         book.set_open("new", request())
         book.set_open("running", request()._replace(hold_nusd=1))
         book.set_open("running", None)
-        book.add_to_totals(KEY, answered(OPENED, 40, Usage(3, 1, 0, 4, 0, "estimated")))
+        book.set_open("filming", None)
+        book.set_open("new job", request()._replace(job_id="job_2"))
+        usage = Usage(3, 1, 0, 4, 0, "estimated", images=2, video_ms=8_000, audio_ms=30, characters=6)
+        book.add_to_totals(KEY, answered(OPENED, 40, usage))
         book.add_to_totals(KEY._replace(model="new"), unresolved(OPENED))
         return added
 
@@ -103,18 +112,20 @@ class TestTransactions:
         book, on = Book(), counter()
         book.add_counter(("usd", 600), on)
         book.set_open("running", request())
+        book.set_open("filming", request()._replace(job_id="job_1"))
         book.add_to_totals(KEY, answered(OPENED, 2, Usage(1, 0, 0, 1)))
         book.commit()
         return book, on
 
     def test_what_is_undone_never_happened(self) -> None:
         book, on = self.book()
-        before = (figures(on), dict(book.open), copy.deepcopy(book.totals), list(book.counters))
+        before = (figures(on), dict(book.open), set(book.parked), copy.deepcopy(book.totals), list(book.counters))
         for _ in range(2):
             added = self.changed(book, on)
             assert figures(added) == (50, 20, 25, 1, 1000)
             book.undo()
-            assert (figures(on), book.open, book.totals, list(book.counters)) == before
+            assert (figures(on), book.open, book.parked, book.totals, list(book.counters)) == before
+            assert book.parked == {"filming"}
             assert (book.changed_counters(), book.changed_totals()) == ([], [])
 
     def test_what_is_committed_stays_and_is_written_once(self) -> None:
@@ -123,15 +134,16 @@ class TestTransactions:
         assert figures(on) == (90, 50, 57, 1, 2000)
         assert book.changed_counters() == [(90, 50, 2000, 1)]
         assert sorted(book.changed_totals()) == [
-            (*KEY, 42, 4, 1, 5, 1, 0),
-            (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 1),
+            (*KEY, 42, 4, 1, 5, 1, 0, 2, 8_000, 30, 6),
+            (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 1, 0, 0, 0, 0),
         ]
         book.commit()
         assert (book.changed_counters(), book.changed_totals()) == ([], [])
         book.undo()
         assert figures(on) == (90, 50, 57, 1, 2000)
-        assert sorted(book.open) == ["new"]
-        assert book.totals[KEY] == Total(42, 4, 1, 5, 1, 0)
+        assert sorted(book.open) == ["new", "new job"]
+        assert book.parked == {"new job"}
+        assert book.totals[KEY] == Total(42, 4, 1, 5, 1, 0, 2, 8_000, 30, 6)
 
     def test_holding_alone_does_not_change_a_counters_row(self) -> None:
         book, on = self.book()
@@ -180,3 +192,60 @@ def test_rows_name_the_counters_of_the_store_alone() -> None:
     assert attempts_json([tried()]) == '[["gpt-5",100,10,600000,null,null,null,null]]'
     assert request(Posting(on, limit(), 5)).row()[8:11] == (False, 100, "[[1,5]]")
     assert request().total_key("mini") == KEY._replace(model="mini")
+
+
+amounts = st.integers(0, 2**80)
+texts = st.text(st.characters())  # half surrogate pairs too
+prices = st.builds(Price, amounts, st.dictionaries(texts, amounts))
+usages = st.builds(
+    Usage,
+    **{name: amounts if kind == "int" else texts for name, kind in Usage.__annotations__.items() if name != "source"},
+    source=st.sampled_from(["upstream", "computed", "estimated"]),
+)
+jobs = st.builds(
+    Job,
+    job_id=texts,
+    request_id=texts,
+    team=texts,
+    submitted_at=st.integers(0, 2**42).map(lambda ms: ms / 1000),
+    model=texts,
+    policy_version=texts,
+    prices=st.dictionaries(texts, prices),
+    asked=usages,
+)
+
+
+@given(jobs)
+def test_a_job_is_read_back_as_it_was_written(made: Job) -> None:
+    row = job_row(made)
+    assert job_of_row(*row) == made
+    assert row[4].isascii()
+    assert job_row(job_of_row(*row)) == row
+
+
+def test_the_terms_of_a_job_are_what_the_schema_says() -> None:
+    prices = {"video_second": Price(4, {"1080p": 5}), "request": Price(1)}
+    made = Job("job_1", "req_1", "search", 1.001, "veo-3", "v1", prices, Usage(video_ms=8_000, size="1080p"))
+    *columns, terms = job_row(made)
+    assert columns == ["job_1", "req_1", "search", 1001]
+    said = json.loads(str(terms))
+    assert said.pop("asked") == {**Usage()._asdict(), "video_ms": 8_000, "size": "1080p"}
+    assert said == {
+        "model": "veo-3",
+        "policy_version": "v1",
+        "prices": {"video_second": [4, {"1080p": 5}], "request": [1, {}]},
+    }
+
+
+def test_a_job_of_an_older_version_may_say_less_of_what_was_asked() -> None:
+    terms = '{"model": "veo-3", "policy_version": "v1", "prices": {}, "asked": {"video_ms": 1}}'
+    assert job_of_row("job_1", "req_1", "search", 0, terms).asked == Usage(video_ms=1)
+
+
+def test_of_two_changes_of_a_row_in_one_transaction_the_second_is_written() -> None:
+    book = Book()
+    for held in (1, 2):
+        book.reopened["req_1"] = (held,)
+    assert list(book.reopened.values()) == [(2,)]
+    book.written()
+    assert book.reopened == {}

@@ -565,7 +565,7 @@ class TestRestarting:
         assert await unresolved_requests(store.ledger) == 1
         totals = (await store.ledger.snapshot((), NOW)).totals
         ledger = await store.reopen() if clean else store.crash()
-        assert ledger.recovered == (2, 0)
+        assert ledger.recovered == (2, 0, 0)
         assert await stands(ledger, self.LIMITS) == expected
         assert [(r["state"], r["cost_nusd"], r["unresolved_nusd"], r["attempts"]) for r in store.usage()] == [
             ("settled", 40, 0, 1),
@@ -590,7 +590,7 @@ class TestRestarting:
         rows = store.usage()
         for _ in range(2):
             ledger = store.crash()
-            assert ledger.recovered == (0, 0)
+            assert ledger.recovered == (0, 0, 0)
             assert await stands(ledger, self.LIMITS) == expected
             assert store.usage() == rows
 
@@ -757,7 +757,7 @@ class TestCancelling:
         ledger = await store.reopen()
         await asyncio.gather(*waits, *ends)
         assert await standing(ledger, limit()) == (50, 0)
-        assert ledger.recovered == (0, 0)
+        assert ledger.recovered == (0, 0, 0)
 
     async def test_a_closed_ledger_refuses_and_keeps_nobody_waiting(self, store: Store) -> None:
         opened = opening([])

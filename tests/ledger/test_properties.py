@@ -25,6 +25,7 @@ from tests.ledger.stores import STORES, SqliteStore
 
 T = TypeVar("T")
 
+UNITS = ("images", "video_ms", "audio_ms", "characters")
 TEAMS = {"search": ("search-prod", "search-dev"), "support": ("support-prod",)}
 MODELS = ("gpt-5", "claude-4", "veo-3")
 
@@ -59,6 +60,8 @@ class Row:
     cost: int = 0
     tokens: int = 0
     sent: bool = True
+    job_id: str | None = None
+    units: Usage = field(default_factory=Usage)
 
     def amounts_on(self, limit: Limit, at: Window) -> tuple[int, int]:
         """(spent, held) of this request on a limit in a window."""
@@ -67,7 +70,7 @@ class Row:
             return 0, 0
         kept = sum(worst(limit, target) for target in self.ambiguous)
         if self.state == "open":
-            return 0, reserved[0] + kept
+            return 0, 0 if self.job_id and limit.meter == "concurrent" else reserved[0] + kept
         if limit.meter == "requests":
             return int(self.sent), 0
         return self.charged(limit), kept
@@ -116,8 +119,9 @@ class Histories(RuleBasedStateMachine):
     # --- verbs -------------------------------------------------------------------------------------------------
 
     @rule(who=st.sampled_from([(team, key) for team, keys in TEAMS.items() for key in keys]),
-          chain=st.lists(targets, min_size=1, max_size=3, unique_by=lambda target: target.model.name))  # fmt: skip
-    def open(self, who: tuple[str, str], chain: list[Target]) -> None:
+          chain=st.lists(targets, min_size=1, max_size=3, unique_by=lambda target: target.model.name),
+          film=st.booleans())  # fmt: skip
+    def open(self, who: tuple[str, str], chain: list[Target], film: bool) -> None:
         team, key = who
         watching = tuple(x for x in self.limits.values() if x.team in (None, team) and x.key in (None, key))
         opened = making.opening(watching, chain, now=self.now, team=team, key=key)
@@ -132,11 +136,13 @@ class Histories(RuleBasedStateMachine):
             assert fits
             self.rows[opened.request_id] = Row(opened, [chain[0]], watching)
             assert [(s.spent, s.held) for s in standings] == [self.expected(s.limit) for s in standings]
+            if film:
+                self.submit_job(self.rows[opened.request_id], f"job_{len(self.rows)}")
 
-    @precondition(lambda self: self.open_rows)
+    @precondition(lambda self: self.served_rows)
     @rule(data=st.data(), following=targets, ambiguous=st.booleans())
     def next_attempt(self, data: st.DataObject, following: Target, ambiguous: bool) -> None:
-        row = self.pick(data)
+        row = data.draw(st.sampled_from(self.served_rows))
         ended = making.AMBIGUOUS if ambiguous else making.FAILED
         running = row.tried[-1]
         fits = not ambiguous or all(
@@ -154,12 +160,30 @@ class Histories(RuleBasedStateMachine):
             if ambiguous:
                 row.ambiguous.append(running)
 
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), job_id=st.sampled_from([f"job_{n}" for n in range(1, 7)]))
+    def submit(self, data: st.DataObject, job_id: str) -> None:
+        """For the first time, again, with an id that another request has, or too late."""
+        self.submit_job(data.draw(st.sampled_from([*self.served_rows, *self.rows.values()])), job_id)
+
+    def submit_job(self, row: Row, job_id: str) -> None:
+        owners = [other for other in self.rows.values() if other.job_id == job_id]
+        told = self.run(self.store.ledger.submitted(making.job(row.opened, job_id, at=self.now), making.ANSWERED))
+        if owners:
+            assert told == (owners == [row])
+        else:
+            assert told == (row.state == "open" and row.job_id is None)
+            if told:
+                row.job_id = job_id
+
     @precondition(lambda self: self.open_rows)
-    @rule(data=st.data(), cost=st.integers(0, 400), tokens=st.integers(0, 40))
-    def answer(self, data: st.DataObject, cost: int, tokens: int) -> None:
+    @rule(data=st.data(), cost=st.integers(0, 400), tokens=st.integers(0, 40),
+          units=st.tuples(*[st.integers(0, 10_000)] * 4))  # fmt: skip
+    def answer(self, data: st.DataObject, cost: int, tokens: int, units: tuple[int, int, int, int]) -> None:
         row = self.pick(data)
         row.state, row.served, row.cost, row.tokens = "settled", row.tried[-1].model.name, cost, tokens
         usage = Usage(input_tokens=tokens // 2, output_tokens=tokens - tokens // 2)
+        usage = row.units = usage._replace(**dict(zip(UNITS, units, strict=True)))
         self.settle(making.answered(row.opened, cost, usage, model=row.served, at=self.now))
 
     @precondition(lambda self: self.open_rows)
@@ -169,7 +193,7 @@ class Histories(RuleBasedStateMachine):
         if last_is_ambiguous:
             row.ambiguous.append(row.tried[-1])
         row.state = "unresolved" if row.ambiguous else "voided"
-        row.sent = sent or bool(row.ambiguous) or len(row.tried) > 1
+        row.sent = sent or bool(row.ambiguous) or len(row.tried) > 1 or row.job_id is not None
         if row.state == "voided":
             self.settle(making.voided(row.opened, sent=row.sent, at=self.now))
         else:
@@ -199,7 +223,8 @@ class Histories(RuleBasedStateMachine):
 
     @rule(clean=st.booleans())
     def restart(self, clean: bool) -> None:
-        ended = self.open_rows
+        ended = self.served_rows
+        running = len(self.open_rows) - len(ended)
         if clean:
             self.run(self.store.reopen())
         else:
@@ -207,7 +232,7 @@ class Histories(RuleBasedStateMachine):
         for row in ended:
             row.ambiguous.append(row.tried[-1])
             row.state = "unresolved"
-        assert self.store.ledger.recovered == (len(ended), 0)
+        assert self.store.ledger.recovered == (len(ended), 0, running)
 
     # --- what must hold ----------------------------------------------------------------------------------------
 
@@ -224,6 +249,21 @@ class Histories(RuleBasedStateMachine):
         totals = snapshot.totals.values()
         assert sum(total.unresolved for total in totals) == sum(r.state == "unresolved" for r in self.rows.values())
         assert sum(total.cost_nusd for total in totals) == sum(row.cost for row in self.rows.values())
+        for unit in UNITS:
+            said, expected = (sum(getattr(x, unit) for x in of) for of in (totals, self.usages))
+            assert said == expected, unit
+
+    @invariant()
+    def every_job_is_its_requests(self) -> None:
+        running = self.run(self.store.ledger.running_jobs())
+        assert {(job.job_id, job.request_id) for job in running} == {
+            (row.job_id, row.opened.request_id) for row in self.open_rows if row.job_id
+        }
+        for row in self.rows.values():
+            if row.job_id:
+                job = self.run(self.store.ledger.job(row.job_id))
+                assert job is not None
+                assert (job.request_id, job.team) == (row.opened.request_id, row.opened.team)
 
     @invariant()
     def every_promise_is_kept(self) -> None:
@@ -250,6 +290,15 @@ class Histories(RuleBasedStateMachine):
     @property
     def open_rows(self) -> list[Row]:
         return [row for row in self.rows.values() if row.state == "open"]
+
+    @property
+    def served_rows(self) -> list[Row]:
+        """Whose attempt runs: they end with their process."""
+        return [row for row in self.open_rows if row.job_id is None]
+
+    @property
+    def usages(self) -> list[Usage]:
+        return [row.units for row in self.rows.values()]
 
     def pick(self, data: st.DataObject) -> Row:
         return data.draw(st.sampled_from(self.open_rows))
@@ -303,6 +352,6 @@ class Histories(RuleBasedStateMachine):
 def test_any_history_leaves_the_ledger_exact(store: str) -> None:
     machine = type("HistoriesOf" + store, (Histories,), {"make": STORES[store]}).TestCase
     machine.settings = settings(
-        max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
     )
     machine("runTest").runTest()

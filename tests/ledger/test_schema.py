@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger import schema, sqlite_open, sqlite_reads
-from tests.ledger.making import NOW, answered, limit, opening
+from oxyy_proxy.rules.figures import Total, TotalKey
+from oxyy_proxy.rules.types import Usage
+from tests.ledger.making import ANSWERED, NOW, answered, completed, job, limit, opening
 from tests.ledger.stores import SqliteStore
 
 MORE = "CREATE TABLE notes (text TEXT NOT NULL); INSERT INTO notes VALUES ('made');"
@@ -75,8 +78,76 @@ async def test_a_step_that_fails_leaves_the_version_before_it(
     with pytest.raises(StartupError, match=rf"newer oxyy-proxy \(schema {steps + 1}, this one knows {steps}\)$"):
         sqlite_store.open()
     know(monkeypatch, MORE)
-    assert sqlite_store.open().recovered == (1, 0)
+    assert sqlite_store.open().recovered == (1, 0, 0)
     assert (await sqlite_store.verify()).broken == ()
+
+
+def first_ledger(path: Path) -> None:
+    """A ledger as the first version left it: a settled request, an unresolved one, and one in flight."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.executescript(
+        f"{schema.MIGRATIONS[0]} PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = 1;"
+    )
+    start, end, at = 1_793_491_200, 1_796_083_200, int(NOW * 1000)
+    db.execute(
+        "INSERT INTO counters VALUES (7, ?, ?, ?, 'usd', '[]', 1000, 5, 45, 30)", (limit(cap=1000).id, start, end)
+    )
+    db.execute("INSERT INTO totals VALUES ('search', 'CC-search', 'gpt-5', 'chat', 40, 3, 1, 4, 1, 1)")
+    names = (
+        "request_id, started_ms, finished_ms, team, key_id, cost_center, endpoint, model_requested, model_served,"
+        " state, status, stream, input_tokens, cached_input_tokens, output_tokens, hold_nusd, cost_nusd,"
+        " unresolved_nusd, usage_source, overrun, postings, attempts"
+    )
+    common = (at, at + 1000, "search", "search-prod", "CC-search", "chat", "gpt-5")
+    answered = f'[["gpt-5",100,10,{at},{at + 1000},"answered","ok",200]]'
+    ambiguous = f'[["gpt-5",30,10,{at},{at + 1000},"ambiguous","reset",null]]'
+    marks = ", ".join("?" * 22)
+    for row in (
+        ("req_1", *common, "gpt-5", "settled", 200, 0, 3, 1, 4, 100, 40, 0, "estimated", 0, "[[7,0,40]]", answered),
+        ("req_2", *common, None, "unresolved", 502, 0, 0, 0, 0, 100, 0, 30, None, 0, "[[7,30,0]]", ambiguous),
+    ):
+        db.execute(f"INSERT INTO requests ({names}) VALUES ({marks})", row)
+    running = f'[["gpt-5",100,10,{at},null,null,null,null]]'
+    db.execute(
+        "INSERT INTO open_requests VALUES ('req_3', ?, 'search', 'search-prod', 'CC-search', NULL, 'chat', 'gpt-5', 0,"
+        " 100, '[[7,100]]', ?)",
+        (at, running),
+    )
+    db.close()
+
+
+async def test_a_ledger_of_the_first_version_keeps_its_figures(sqlite_store: SqliteStore) -> None:
+    budget, key = limit(cap=1000), TotalKey("search", "CC-search", "gpt-5", "chat")
+    first_ledger(sqlite_store.path)
+    with pytest.raises(StartupError, match=r"schema 1, this one checks 2\); the proxy .* brings it up to date"):
+        await sqlite_store.verify()
+    assert sum(row.cost_nusd for row in await sqlite_reads.read_spend(sqlite_store.url, ["team"])) == 40
+    rows = sqlite_store.usage()
+    ledger = sqlite_store.open()
+    assert version(sqlite_store.path) == (schema.APPLICATION_ID, len(schema.MIGRATIONS))
+    assert ledger.recovered == (1, 0, 0)
+    assert [(s.spent, s.held) for s in await ledger.standings([budget], NOW)] == [(45, 130)]
+    assert (await ledger.snapshot((), NOW)).totals == {key: Total(40, 3, 1, 4, estimated=1, unresolved=2)}
+    assert sqlite_store.usage()[:2] == rows[:2]
+    assert (await sqlite_store.verify()).broken == ()
+    # And it is good for what is new.
+    film = opening([budget])
+    await ledger.open(film)
+    await ledger.submitted(job(film), ANSWERED)
+    ledger = await sqlite_store.reopen()
+    assert ledger.recovered == (0, 0, 1)
+    await ledger.settle(completed(film, 60, Usage(video_ms=8_000)))
+    assert [(s.spent, s.held) for s in await ledger.standings([budget], NOW)] == [(105, 130)]
+    assert (await ledger.snapshot((), NOW)).totals == {key: Total(100, 3, 1, 4, 1, 2, video_ms=8_000)}
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_running_jobs_are_found_without_a_search_through_all_of_them(sqlite_store: SqliteStore) -> None:
+    await sqlite_store.open().close()
+    for query in (schema.SELECT_RUNNING_JOBS, schema.SELECT_LEFT_OPEN):
+        plan = [str(step[3]) for step in ask(sqlite_store.path, f"EXPLAIN QUERY PLAN {query}")]
+        (jobs,) = [step for step in plan if re.match(r"(SCAN|SEARCH) (j|jobs)\b", step)]
+        assert re.match(r"SEARCH \w+ USING (COVERING )?INDEX jobs_by_request \(request_id=\?\)", jobs), plan
 
 
 async def test_every_step_can_be_made_one_after_the_other(sqlite_store: SqliteStore) -> None:

@@ -18,10 +18,13 @@ from oxyy_proxy.errors import InternalError, LedgerUnavailable, QuotaExceeded
 from oxyy_proxy.ledger import sqlite, sqlite_open
 from tests.ledger.making import (
     AMBIGUOUS,
+    ANSWERED,
     FAILED,
     NOW,
     answered,
+    completed,
     concurrent,
+    job,
     limit,
     opening,
     target,
@@ -167,6 +170,67 @@ async def test_a_defect_does_not_take_the_rest_of_its_batch_with_it(sqlite_store
     assert (verdict.broken, verdict.requests) == ((), 6)
 
 
+async def test_of_two_attempts_in_one_batch_the_second_is_written(sqlite_store: SqliteStore) -> None:
+    opened = opening([BUDGET])
+    with one_batch(sqlite_store, Watch()):
+        ledger = sqlite_store.ledger
+        waits = [ledger.open(opened)]
+        waits += [ledger.next_attempt(opened.request_id, AMBIGUOUS, target(model=m), NOW) for m in ("b", "c", "d")]
+    await asyncio.gather(*waits)
+    assert [row["attempts"] for row in sqlite_store.usage()] == [4]
+    assert [row["hold_nusd"] for row in sqlite_store.usage()] == [400]
+    assert await stands(sqlite_store) == (0, 400)
+    assert (await sqlite_store.verify()).broken == ()
+
+
+@pytest.mark.parametrize("defect", [False, True])
+async def test_a_whole_job_fits_into_one_batch(sqlite_store: SqliteStore, defect: bool) -> None:
+    """A defect makes the batch run again, one verb at a time: nothing of the first run may be left."""
+    watch, places = Watch(), concurrent(9)
+    opened, running, other = (opening([BUDGET, places]) for _ in range(3))
+    with one_batch(sqlite_store, watch):
+        ledger = sqlite_store.ledger
+        waits = [
+            ledger.open(opened),
+            ledger.open(running),
+            ledger.open(other),
+            ledger.submitted(job(opened, "job_1"), ANSWERED),
+            ledger.submitted(job(running, "job_2"), ANSWERED),
+            ledger.submitted(job(other, "job_1"), ANSWERED),
+            ledger.running_jobs(),
+            ledger.settle(completed(opened)),
+            ledger.running_jobs(),
+            ledger.submitted(job(opened, "job_1"), ANSWERED),
+        ]
+        if defect:
+            waits.append(ledger.open(running))
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    assert (results[3:6], results[9]) == ([True, True, False], True)
+    assert [[each.job_id for each in jobs] for jobs in (results[6], results[8])] == [["job_1", "job_2"], ["job_2"]]
+    assert [type(result) for result in results[10:]] == [InternalError] * defect
+    assert bool(watch.defects) == defect
+    found = await ledger.standings([BUDGET, places], NOW)
+    assert [(s.spent, s.held) for s in found] == [(40, 200), (0, 1)]
+    assert [row["state"] for row in sqlite_store.usage()] == ["settled", "open", "open"]
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_a_job_that_cannot_be_kept_is_a_defect_that_changes_nothing(sqlite_store: SqliteStore) -> None:
+    """Half of a surrogate pair, which the store cannot hold: the endpoint refuses such ids."""
+    opened, places = opening([BUDGET, places := concurrent(9)]), places
+    watch = Watch()
+    ledger = sqlite_store.open(watch.on_commit, watch.on_defect)
+    await ledger.open(opened)
+    with pytest.raises(InternalError):
+        await ledger.submitted(job(opened, "job_\ud83d"), ANSWERED)
+    assert watch.defects
+    found = await ledger.standings([BUDGET, places], NOW)
+    assert [(s.spent, s.held) for s in found] == [(0, 100), (0, 1)]
+    assert await ledger.running_jobs() == ()
+    assert await ledger.submitted(job(opened, "job_1"), ANSWERED) is True
+    assert (await sqlite_store.verify()).broken == ()
+
+
 # --- a store that cannot be written ----------------------------------------------------------------------------
 
 
@@ -207,6 +271,63 @@ async def test_an_end_that_cannot_be_written_lands_by_itself(watched: tuple[Sqli
     assert await stands(store) == (42, 0)
 
 
+async def test_a_job_that_cannot_be_written_lands_by_itself_before_its_end(watched: tuple[SqliteStore, Watch]) -> None:
+    store, watch = watched
+    places = concurrent(9)
+    opened, ended = opening([BUDGET, places]), opening([BUDGET, places])
+    await store.ledger.open(opened)
+    await store.ledger.open(ended)
+    with locked(store.path):
+        for verb in (
+            lambda: store.ledger.submitted(job(opened, "job_1"), ANSWERED),
+            lambda: store.ledger.submitted(job(opened, "job_1"), ANSWERED),
+            lambda: store.ledger.submitted(job(ended, "job_2"), ANSWERED),
+            lambda: store.ledger.settle(completed(ended)),
+            lambda: store.ledger.job("job_1"),
+            lambda: store.ledger.running_jobs(),
+        ):
+            with pytest.raises(LedgerUnavailable):
+                await verb()
+        assert store.usage("SELECT outcome FROM attempts") == [{"outcome": None}] * 2
+        watch.nothing_yet()
+    await watch.committed()
+    assert [each.job_id for each in await store.ledger.running_jobs()] == ["job_1"]
+    found = await store.ledger.standings([BUDGET, places], NOW)
+    assert [(s.spent, s.held) for s in found] == [(40, 100), (0, 0)]
+    assert [row["reason"] for row in store.usage("SELECT reason FROM attempts ORDER BY request_id")] == [
+        "ok", "job_completed",
+    ]  # fmt: skip
+    assert (await store.verify()).broken == ()
+
+
+async def test_while_a_job_cannot_be_written_its_place_is_taken(watched: tuple[SqliteStore, Watch]) -> None:
+    """What is not durable has not happened: the book is as it was before."""
+    store, _ = watched
+    opened, places = opening([BUDGET, places := concurrent(1)]), places
+    await store.ledger.open(opened)
+    book = store.ledger._book
+    with locked(store.path):
+        with pytest.raises(LedgerUnavailable):
+            await store.ledger.submitted(job(opened), ANSWERED)
+        assert [counter.held for counter in book.counters.values()] == [100, 1]
+        assert [counter.users for counter in book.counters.values()] == [1, 1]
+        assert (book.open[opened.request_id].job_id, book.parked) == (None, set())
+
+
+async def test_closing_a_ledger_that_cannot_write_a_job_leaves_its_request_unresolved(
+    watched: tuple[SqliteStore, Watch],
+) -> None:
+    store, _ = watched
+    opened = opening([BUDGET])
+    await store.ledger.open(opened)
+    with locked(store.path):
+        with pytest.raises(LedgerUnavailable):
+            await store.ledger.submitted(job(opened), ANSWERED)
+        await asyncio.wait_for(store.ledger.close(), 10)
+    assert store.open().recovered == (1, 0, 0)
+    assert await stands(store) == (0, 100)
+
+
 async def test_an_attempt_that_cannot_be_recorded_is_not_made_later(watched: tuple[SqliteStore, Watch]) -> None:
     store, _ = watched
     opened = opening([BUDGET])
@@ -239,7 +360,7 @@ async def test_closing_a_ledger_that_cannot_be_written_leaves_the_hold(watched: 
         with pytest.raises(LedgerUnavailable):
             await store.ledger.settle(answered(opened, 40))
         await asyncio.wait_for(store.ledger.close(), 10)
-    assert store.open().recovered == (1, 0)
+    assert store.open().recovered == (1, 0, 0)
     assert await stands(store) == (0, 100)
 
 
@@ -283,7 +404,7 @@ async def test_a_full_disk_refuses_what_needs_room_and_loses_nothing(
 _VICTIM = """
 import asyncio, sys
 from oxyy_proxy.ledger.sqlite_open import open_ledger
-from tests.ledger.making import AMBIGUOUS, NOW, answered, limit, opening, target
+from tests.ledger.making import AMBIGUOUS, ANSWERED, NOW, answered, completed, job, limit, opening, target
 
 async def request(ledger, n):
     opened = opening([limit(cap=10**9)], [target(100 + n)])
@@ -292,6 +413,9 @@ async def request(ledger, n):
     if n % 3 == 0:
         await ledger.next_attempt(opened.request_id, AMBIGUOUS, target(10_000), NOW)
         print("attempt", opened.request_id, 10_000, flush=True)
+    if n % 4 < 2:
+        assert await ledger.submitted(job(opened, f"job_{n}"), ANSWERED)
+        print("submitted", opened.request_id, n, flush=True)
     if n % 2:
         await ledger.settle(answered(opened, n))
         print("settled", opened.request_id, n, flush=True)
@@ -324,26 +448,34 @@ async def test_nothing_that_was_promised_is_lost_by_kill_9(sqlite_store: SqliteS
     said = _said_before_its_death(sqlite_store.url, lines)
     worst: dict[str, int] = {}
     settled: dict[str, int] = {}
+    submitted: dict[str, int] = {}
     for what, request_id, amount in map(str.split, said):
         if what == "settled":
             settled[request_id] = int(amount)
+        elif what == "submitted":
+            submitted[request_id] = int(amount)
         else:
             worst[request_id] = worst.get(request_id, 0) + int(amount)
     before = sqlite_store.usage()
-    sqlite_store.open()
+    all_jobs = {row["request_id"]: row["job_id"] for row in sqlite_store.usage("SELECT request_id, job_id FROM jobs")}
+    assert {name: f"job_{n}" for name, n in submitted.items()}.items() <= all_jobs.items()
+    ledger = sqlite_store.open()
     rows = {row["request_id"]: row for row in sqlite_store.usage()}
     assert worst.keys() <= rows.keys()
     assert all((rows[name]["state"], rows[name]["cost_nusd"]) == ("settled", cost) for name, cost in settled.items())
-    in_flight = {row["request_id"] for row in before if row["state"] == "open"}
+    filming = {row["request_id"] for row in before if row["state"] == "open" and row["request_id"] in all_jobs}
+    in_flight = {row["request_id"] for row in before if row["state"] == "open"} - filming
+    assert all(rows[name]["state"] == "open" for name in filming)
+    assert {each.request_id for each in await ledger.running_jobs()} == filming
     assert all(rows[name]["state"] == "unresolved" for name in in_flight)
     # What was on its way when the process died may have landed unsaid: it can only be more.
     assert all(rows[name]["unresolved_nusd"] >= worst.get(name, 0) for name in in_flight)
-    assert sqlite_store.ledger.recovered == (len(in_flight), 0)
+    assert sqlite_store.ledger.recovered == (len(in_flight), 0, len(filming))
     verdict = await sqlite_store.verify()
-    assert (verdict.broken, verdict.open) == ((), 0)
+    assert (verdict.broken, verdict.open) == ((), len(filming))
     assert await stands(sqlite_store) == (
         sum(row["cost_nusd"] for row in rows.values()),
-        sum(row["unresolved_nusd"] for row in rows.values()),
+        sum(row["unresolved_nusd"] or row["hold_nusd"] * (name in filming) for name, row in rows.items()),
     )
     totals = (await sqlite_store.ledger.snapshot((), NOW)).totals
     assert sum(total.cost_nusd for total in totals.values()) == sum(row["cost_nusd"] for row in rows.values())
@@ -352,14 +484,16 @@ async def test_nothing_that_was_promised_is_lost_by_kill_9(sqlite_store: SqliteS
 async def test_every_commit_is_a_state_to_recover_from(sqlite_store: SqliteStore) -> None:
     """The files as they are after each transaction of a busy ledger, opened as after a crash."""
     copies: list[Path] = []
-    running = concurrent(20)
+    limited = concurrent(20)
     sqlite_store.open(on_commit=lambda _: copies.append(sqlite_store.copy()))
 
     async def request(n: int) -> None:
-        opened = opening([BUDGET, running], [target(100 + n)])
+        opened = opening([BUDGET, limited], [target(100 + n)])
         await sqlite_store.ledger.open(opened)
         if n % 2:
             await sqlite_store.ledger.next_attempt(opened.request_id, AMBIGUOUS, target(7), NOW)
+        if n % 4 == 0:
+            await sqlite_store.ledger.submitted(job(opened), ANSWERED)
         if n % 3:
             await sqlite_store.ledger.settle(answered(opened, n))
 
@@ -371,11 +505,14 @@ async def test_every_commit_is_a_state_to_recover_from(sqlite_store: SqliteStore
         sqlite_store.path = copied
         ledger = sqlite_store.open()
         rows = sqlite_store.usage()
-        assert all(row["state"] in ("settled", "unresolved") for row in rows)
+        running = await ledger.running_jobs()
+        assert {row["request_id"] for row in rows if row["state"] == "open"} == {each.request_id for each in running}
         assert (await sqlite_store.verify()).broken == ()
-        (budget, places) = await ledger.standings([BUDGET, running], NOW)
+        (budget, places) = await ledger.standings([BUDGET, limited], NOW)
         assert budget.spent == sum(row["cost_nusd"] for row in rows)
-        assert budget.held == sum(row["unresolved_nusd"] for row in rows)
+        assert budget.held == sum(
+            row["hold_nusd"] if row["state"] == "open" else row["unresolved_nusd"] for row in rows
+        )
         assert places.held == 0
 
 
@@ -390,7 +527,7 @@ async def test_an_open_row_without_an_attempt_gives_everything_back(sqlite_store
         "UPDATE open_requests SET attempts = '[]' WHERE request_id = (SELECT max(request_id) FROM open_requests)"
     )
     db.close()
-    assert sqlite_store.open().recovered == (1, 1)
+    assert sqlite_store.open().recovered == (1, 1, 0)
     assert [row["state"] for row in sqlite_store.usage()] == ["unresolved", "voided"]
     found = await sqlite_store.ledger.standings(limits, NOW)
     assert [(s.spent, s.held) for s in found] == [(0, 100), (1, 0)]
@@ -421,6 +558,51 @@ async def test_counters_of_ended_windows_leave_memory_and_stay_in_the_store(
         (again,) = await sqlite_store.ledger.standings([rate], NOW + 60 * minute)
         assert (again.spent, again.held) == (1, 0)
     assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_the_counter_of_a_job_from_before_a_restart_is_never_forgotten(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one for the same minute would not know what the job holds, nor get what it spends."""
+    monkeypatch.setattr(sqlite, "_COUNTERS_KEPT", 5)
+    ledger = sqlite_store.open()
+    rate = limit("usd", "minute", 150)
+    film = opening([rate])
+    await ledger.open(film)
+    await ledger.submitted(job(film), ANSWERED)
+    ledger = await sqlite_store.reopen()
+    for minute in range(1, 20):
+        opened = opening([rate], now=NOW + 60 * minute)
+        await ledger.open(opened)
+        await ledger.settle(answered(opened))
+    with pytest.raises(QuotaExceeded):
+        await ledger.open(opening([rate], [target(51)]))
+    await ledger.settle(completed(film, 70))
+    (standing,) = await ledger.standings([rate], NOW)
+    assert (standing.spent, standing.held) == (70, 0)
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_requests_that_wait_for_their_job_do_not_slow_the_others_down(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for their next verb, so a commit does not wait for it either."""
+    ledger, slept = sqlite_store.open(), []
+    monkeypatch.setattr(sqlite.time, "sleep", slept.append)
+
+    async def busy(with_jobs: bool) -> int:
+        slept.clear()
+        for _ in range(2 * sqlite.BUSY_REQUESTS):
+            await ledger.open(opened := opening([]))
+            if with_jobs:
+                await ledger.submitted(job(opened), ANSWERED)
+        slept.clear()
+        for _ in range(5):
+            await asyncio.gather(*(ledger.standings((), NOW) for _ in range(50)))
+        return len(slept)
+
+    assert await busy(with_jobs=True) == 0
+    assert await busy(with_jobs=False) > 0
 
 
 def counters_in(store: SqliteStore) -> int:

@@ -61,7 +61,7 @@ async def test_a_url_that_names_no_file_is_refused_with_the_ones_that_do(url: st
 
 
 async def test_a_missing_ledger_is_made(sqlite_store: SqliteStore) -> None:
-    assert sqlite_store.open().recovered == (0, 0)
+    assert sqlite_store.open().recovered == (0, 0, 0)
     assert sqlite_store.path.exists()
     assert sqlite_store.usage() == []
 
@@ -212,5 +212,5 @@ async def test_a_clean_close_leaves_one_whole_file(sqlite_store: SqliteStore) ->
     await sqlite_store.ledger.close()
     for leftover in ("ledger.db-wal", "ledger.db-shm"):
         assert not sqlite_store.path.with_name(leftover).exists()
-    assert sqlite_store.open().recovered == (1, 0)
+    assert sqlite_store.open().recovered == (1, 0, 0)
     assert [(s.spent, s.held) for s in await sqlite_store.ledger.standings([limit()], NOW)] == [(0, 100)]

@@ -14,13 +14,25 @@ from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger.sqlite_reads import DIMENSIONS, INVARIANTS, Spend, read_spend, verify
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.types import Usage
-from tests.ledger.making import AMBIGUOUS, NOW, answered, limit, opening, target, unresolved, voided
+from tests.ledger.making import (
+    AMBIGUOUS,
+    ANSWERED,
+    NOW,
+    answered,
+    completed,
+    job,
+    limit,
+    opening,
+    target,
+    unresolved,
+    voided,
+)
 from tests.ledger.stores import SqliteStore
 
 DAY = 86_400
 BUDGET = limit(cap=100_000, team=None)
 
-HELD, CAP, TOTALS, COST, AMBIGUITY, ONCE = (invariant.promise for invariant in INVARIANTS)
+HELD, CAP, TOTALS, COST, AMBIGUITY, ONCE, OWNED, RUNS = (invariant.promise for invariant in INVARIANTS)
 
 
 @pytest.fixture
@@ -51,7 +63,7 @@ def row(*group: str, of: tuple[int, int, int], tokens: int) -> Spend:
     """`of`: requests, cost, unresolved. `tokens`: of input; a tenth of them are cached, the output is ten times as
     many."""
     requests, cost, unresolved_nusd = of
-    return Spend(group, requests, tokens, tokens // 10, tokens * 10, cost, unresolved_nusd)
+    return Spend(group, requests, tokens, tokens // 10, tokens * 10, 0, 0.0, 0.0, 0, cost, unresolved_nusd)
 
 
 BY = {
@@ -143,7 +155,29 @@ async def test_a_request_belongs_to_the_month_it_started_in_not_that_of_its_head
 async def test_a_ledger_without_requests_has_spent_nothing(sqlite_store: SqliteStore) -> None:
     sqlite_store.open()
     assert await read_spend(sqlite_store.url, ["team"]) == []
-    assert await read_spend(sqlite_store.url, []) == [Spend((), 0, 0, 0, 0, 0, 0)]
+    assert await read_spend(sqlite_store.url, []) == [Spend((), 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0)]
+
+
+async def test_units_are_summed_to_the_millisecond(sqlite_store: SqliteStore) -> None:
+    sqlite_store.open()
+    for model, usage in (
+        *[("tts", Usage(characters=7, audio_ms=1))] * 3,
+        *[("veo", Usage(video_ms=100))] * 3,  # 0.1 + 0.1 + 0.1 is not 0.3
+        ("dall-e", Usage(images=2)),
+    ):
+        opened = opening([], [target(model=model)])
+        await sqlite_store.ledger.open(opened)
+        await sqlite_store.ledger.settle(answered(opened, 3, usage))
+    units = {
+        found.group: (found.images, found.video_seconds, found.audio_seconds, found.characters)
+        for found in [*await read_spend(sqlite_store.url, ["model"]), *await read_spend(sqlite_store.url, [])]
+    }
+    assert units == {
+        ("tts",): (0, 0.0, 0.003, 21),
+        ("veo",): (0, 0.3, 0.0, 0),
+        ("dall-e",): (2, 0.0, 0.0, 0),
+        (): (2, 0.3, 0.003, 21),
+    }
 
 
 # --- the promises ----------------------------------------------------------------------------------------------
@@ -155,6 +189,26 @@ async def test_a_clean_ledger_keeps_every_promise(filled: SqliteStore) -> None:
     assert (verdict.requests, verdict.open, verdict.unresolved, verdict.overruns) == (7, 1, 1, 2)
 
 
+@pytest.fixture
+async def filming(filled: SqliteStore) -> SqliteStore:
+    """And two video jobs: one that ended, and one that runs."""
+    for end in (completed, None):
+        opened = opening([BUDGET], [target(100, 10, "veo")], now=NOW + 5, endpoint="videos")
+        await filled.ledger.open(opened)
+        await filled.ledger.submitted(job(opened), ANSWERED)
+        if end is not None:
+            usage = Usage(images=1, video_ms=8_000, audio_ms=1_001, characters=1)
+            await filled.ledger.settle(end(opened, 40, usage))
+    return filled
+
+
+async def test_a_clean_ledger_with_jobs_keeps_every_promise(filming: SqliteStore) -> None:
+    verdict = await filming.verify()
+    assert (verdict.broken, verdict.requests, verdict.open) == ((), 9, 2)
+
+
+RUNS_NOW = "(SELECT request_id FROM open_requests JOIN jobs USING (request_id))"
+IDLE = "(SELECT min(request_id) FROM open_requests)"
 ENDED = "(SELECT min(request_id) FROM requests WHERE state = 'settled')"
 
 
@@ -183,16 +237,34 @@ ENDED = "(SELECT min(request_id) FROM requests WHERE state = 'settled')"
             "UPDATE requests SET attempts = json_set(attempts, '$[0][5]', 'failed') WHERE state = 'unresolved'",
             {AMBIGUITY},
         ),
-        (f"UPDATE open_requests SET request_id = {ENDED}", {ONCE}),
+        (f"UPDATE open_requests SET request_id = {ENDED} WHERE request_id = {IDLE}", {ONCE}),
+        ("UPDATE totals SET images = 0", {TOTALS}),
+        ("UPDATE totals SET video_ms = 7999 WHERE model = 'veo'", {TOTALS}),
+        ("UPDATE totals SET audio_ms = 1000 WHERE model = 'veo'", {TOTALS}),
+        ("UPDATE totals SET characters = 2 WHERE model = 'veo'", {TOTALS}),
+        ("UPDATE requests SET images = 2 WHERE model_served = 'veo'", {TOTALS}),
+        ("UPDATE requests SET video_seconds = 8.001 WHERE model_served = 'veo'", {TOTALS}),
+        ("UPDATE requests SET audio_seconds = 0 WHERE model_served = 'veo'", {TOTALS}),
+        (f"UPDATE jobs SET request_id = 'req_0' WHERE request_id = {RUNS_NOW}", {OWNED, RUNS}),
+        (f"UPDATE jobs SET request_id = 'req_0' WHERE request_id <> {RUNS_NOW}", {OWNED}),
+        ("UPDATE jobs SET team = 'support'", {OWNED}),
+        (f"DELETE FROM jobs WHERE request_id = {RUNS_NOW}", {RUNS}),
+        (f"UPDATE jobs SET request_id = {IDLE}, team = 'support' WHERE request_id <> {RUNS_NOW}", {RUNS}),
+        (f"UPDATE open_requests SET attempts = json_set(attempts, '$[0][5]', NULL) WHERE request_id = {RUNS_NOW}",
+         {RUNS}),
+        (f"UPDATE open_requests SET attempts = json_set(attempts, '$[0][5]', 'failed') WHERE request_id = {RUNS_NOW}",
+         {RUNS}),
+        (f"UPDATE open_requests SET attempts = json_set(attempts, '$[0][5]', 'failed') WHERE request_id = {IDLE}",
+         {RUNS}),
     ],
-)
-async def test_a_broken_promise_is_named(filled: SqliteStore, broken: str, promises: set[str]) -> None:
-    filled.path = filled.copy()
-    db = sqlite3.connect(filled.path, isolation_level=None)
+)  # fmt: skip
+async def test_a_broken_promise_is_named(filming: SqliteStore, broken: str, promises: set[str]) -> None:
+    filming.path = filming.copy()
+    db = sqlite3.connect(filming.path, isolation_level=None)
     changed = db.execute(broken).rowcount
     db.close()
     assert changed > 0
-    found = (await filled.verify()).broken
+    found = (await filming.verify()).broken
     assert {each.split(": ")[0] for each in found} == promises
     assert all("\n" not in each and each.split(": ", 1)[1] for each in found)
 

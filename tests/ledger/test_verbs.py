@@ -10,7 +10,21 @@ from oxyy_proxy.errors import QuotaExceeded
 from oxyy_proxy.ledger import verbs
 from oxyy_proxy.ledger.base import Opening
 from oxyy_proxy.ledger.book import Book, Counter
-from tests.ledger.making import AMBIGUOUS, ANSWERED, FAILED, NOW, answered, limit, opening, target
+from oxyy_proxy.rules.types import Usage
+from tests.ledger.making import (
+    AMBIGUOUS,
+    ANSWERED,
+    COMPLETED,
+    FAILED,
+    NOW,
+    answered,
+    completed,
+    concurrent,
+    job,
+    limit,
+    opening,
+    target,
+)
 
 
 def counters_for(opened: Opening) -> list[Counter]:
@@ -105,3 +119,69 @@ def test_an_undone_transaction_leaves_the_book_as_it_was() -> None:
     book.undo()
     assert (counters[0].held, counters[0].users) == (0, 0)
     assert (book.opened, book.open) == ([], {})
+
+
+WATCHED = (limit(cap=100), concurrent(5), limit("requests", "day", 5))
+
+
+def test_a_submission_frees_the_place_and_keeps_the_rest_of_the_hold() -> None:
+    book, opened = Book(), opening(WATCHED, [target(nusd=60)])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    assert [(c.held, c.users) for c in counters] == [(60, 1), (1, 1), (1, 1)]
+    assert verbs.submitted(book, job(opened, "job_1", at=NOW + 2), ANSWERED)
+    assert [(c.held, c.users, c.spent) for c in counters] == [(60, 1, 0), (0, 0, 0), (1, 1, 0)]
+    ((hold_nusd, postings, attempts, request_id),) = book.reopened.values()
+    assert (hold_nusd, postings, request_id) == (60, "[[1,60],[3,1]]", opened.request_id)
+    ((*_, finished_ms, outcome, reason, status),) = json.loads(str(attempts))
+    assert (finished_ms, outcome, reason, status) == (int((NOW + 2) * 1000), *ANSWERED)
+    assert book.parked == {opened.request_id}
+
+
+@pytest.mark.parametrize("taken", ["not open", "settled", "the same job", "another job"])
+def test_a_submission_that_is_refused_changes_nothing(taken: str) -> None:
+    book, opened = Book(), opening(WATCHED, [target(nusd=60)])
+    counters = counters_for(opened)
+    if taken != "not open":
+        verbs.open_request(book, opened, counters)
+    if taken == "settled":
+        verbs.settle(book, answered(opened))
+    if taken.endswith("job"):
+        assert verbs.submitted(book, job(opened, "job_1"), ANSWERED)
+    before = ([(c.held, c.users, c.spent) for c in counters], dict(book.open), dict(book.reopened), set(book.parked))
+    assert not verbs.submitted(book, job(opened, "job_1" if taken == "the same job" else "job_2"), ANSWERED)
+    assert before == (
+        [(c.held, c.users, c.spent) for c in counters], book.open, book.reopened, book.parked,
+    )  # fmt: skip
+
+
+def test_the_end_of_a_job_takes_the_place_of_its_submission() -> None:
+    book, opened = Book(), opening(WATCHED, [target(nusd=60)])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    verbs.submitted(book, job(opened), ANSWERED)
+    verbs.settle(book, completed(opened, 7))
+    (attempt,) = json.loads(str(book.ended[0][-1]))
+    assert tuple(attempt[5:]) == COMPLETED
+    assert [(c.held, c.users, c.spent) for c in counters] == [(0, 0, 7), (0, 0, 0), (0, 0, 1)]
+    assert book.parked == set()
+
+
+def test_an_undone_submission_leaves_the_book_as_it_was() -> None:
+    book, opened = Book(), opening(WATCHED, [target(nusd=60)])
+    counters = counters_for(opened)
+    verbs.open_request(book, opened, counters)
+    book.commit()
+    before = ([(c.held, c.users) for c in counters], dict(book.open))
+    for _ in range(2):
+        assert verbs.submitted(book, job(opened), ANSWERED)
+        book.undo()
+        assert ([(c.held, c.users) for c in counters], book.open) == before
+        assert (book.parked, book.reopened) == (set(), {})
+
+
+def test_units_of_an_end_are_in_its_row_in_seconds() -> None:
+    book, opened = Book(), opening([])
+    verbs.open_request(book, opened, [])
+    verbs.settle(book, completed(opened, 7, Usage(images=1, video_ms=8_250, audio_ms=57, characters=9)))
+    assert book.ended[0][16:20] == (1, 8.25, 0.057, 9)

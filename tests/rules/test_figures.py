@@ -10,8 +10,15 @@ from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
 
 
 def test_totals_begin_at_zero() -> None:
-    total = Total()
-    assert {total.cost_nusd, total.input_tokens, total.cached_input_tokens, total.output_tokens, total.estimated} == {0}
+    assert set(Total()) == {0}
+
+
+def test_units_come_after_what_the_first_ledgers_counted() -> None:
+    """The order of the columns of `totals`, which are only ever added to."""
+    assert Total._fields == (
+        "cost_nusd", "input_tokens", "cached_input_tokens", "output_tokens", "estimated", "unresolved",
+        "images", "video_ms", "audio_ms", "characters",
+    )  # fmt: skip
 
 
 def test_totals_are_kept_apart_by_every_part_of_their_key() -> None:
