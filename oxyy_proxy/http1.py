@@ -7,7 +7,7 @@ a lenient client loses money: a body that ends before its Content-Length or its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 from typing import cast
 
@@ -62,7 +62,7 @@ class Incoming:
         while not self.has_head:
             if self.failure is not None:
                 raise self.failure
-            await self._something()
+            await self.something()
 
     async def chunk(self) -> bytes:
         """What has come of the body since, at least a byte; empty at its end. Raises UpstreamFailure, once what came
@@ -80,7 +80,7 @@ class Incoming:
                 return b""
             if self.failure is not None:
                 raise self.failure
-            await self._something()
+            await self.something()
 
     async def push(self, sink: Sink) -> None:
         """Hand every piece to `sink` as it comes, without a switch of tasks, until it says that it wants no more or
@@ -92,7 +92,7 @@ class Incoming:
             while self._sink is not None and not self.complete:
                 if self.failure is not None:
                     raise self.failure
-                await self._something()
+                await self.something()
             if self._sink_error is not None:
                 raise self._sink_error
         finally:
@@ -103,7 +103,8 @@ class Incoming:
         """The body has ended and all of it was taken."""
         return self.complete and not self._body
 
-    async def _something(self) -> None:
+    async def something(self) -> None:
+        """Wait for anything to happen to it."""
         self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
@@ -156,6 +157,8 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._interim = False
         self._keep_alive = False
+        self._full = False
+        self._cut_short = False
         self._lost = False
 
     def send(self, request: bytes, body: bytes) -> Incoming:
@@ -163,7 +166,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._parser = HttpResponseParser(self)
         self._head_bytes = 0
-        self._interim = self._keep_alive = False
+        self._interim = self._keep_alive = self._cut_short = False
         self._incoming = incoming = Incoming(self)
         if self._lost:  # closed as soon as it was made: nobody would tell later
             incoming.fail(UpstreamReset(_CUT))
@@ -172,6 +175,20 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.writelines((request, body))
         return incoming
+
+    async def send_body(self, pieces: AsyncIterator[bytes]) -> None:
+        """Write the body of the request just sent, as fast as it is taken. An answer, or a failure, before its end ends
+        the sending: nobody reads the rest."""
+        incoming, transport = self._incoming, self._transport
+        assert incoming is not None
+        assert transport is not None
+        async for piece in pieces:
+            while self._full and not incoming.has_head and incoming.failure is None:
+                await incoming.something()
+            if incoming.has_head or incoming.failure is not None:
+                self._cut_short = True
+                return
+            transport.write(piece)
 
     def release(self) -> bool:
         """The exchange is over. Whether the connection may carry another one; if not it is dropped."""
@@ -182,6 +199,7 @@ class Connection(asyncio.Protocol):
             and transport is not None
             and incoming.complete
             and self._keep_alive
+            and not self._cut_short
             and not self._lost
             and not transport.is_closing()
             and not transport.get_write_buffer_size()  # answered before it had read the whole request
@@ -212,6 +230,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._incoming is not None:
+            self._incoming.wake()
 
     def data_received(self, data: bytes) -> None:
         incoming = self._incoming

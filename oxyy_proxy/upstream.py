@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from time import monotonic
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamUnreachable
+from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset, UpstreamUnreachable
 from oxyy_proxy.http1 import Connection, Incoming, Sink
 from oxyy_proxy.sweep import Sweeper, Wait
 
@@ -25,6 +28,13 @@ close on its way is of unknown outcome, and its hold would stay."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer that is read whole: 2,048 embeddings of 3,072 dimensions in text are about 130 MB."""
+
+
+class Outgoing(NamedTuple):
+    """A request body that is sent as it is read."""
+
+    size_bytes: int
+    pieces: AsyncGenerator[bytes]
 
 
 class UpstreamAnswer:
@@ -125,18 +135,34 @@ class Upstream:
         self._closed = False
         self._sweeper = sweeper
 
-    async def post(self, path: str, body: bytes, headers: str, limit_s: float) -> UpstreamAnswer:
+    async def post(self, path: str, body: bytes | Outgoing, headers: str, limit_s: float) -> UpstreamAnswer:
         """Send one request and give its answer once the head is there; the caller closes it. `headers`: lines that end
         in CRLF. `limit_s` bounds the head and the body together, until `flow` is called. Raises UpstreamUnreachable
         (nothing was sent), UpstreamReset, UpstreamTimeout or UpstreamBadResponse."""
-        head = f"POST {self._prefix}{path}{self._headers}{headers}Content-Length: {len(body)}\r\n\r\n"
+        size = len(body) if isinstance(body, bytes) else body.size_bytes
+        head = f"POST {self._prefix}{path}{self._headers}{headers}Content-Length: {size}\r\n\r\n"
+        return await self._send(head, body, limit_s)
+
+    async def get(self, path: str, headers: str, limit_s: float) -> UpstreamAnswer:
+        """As `post`, for what may be asked twice: it is, on a new connection, where the upstream closed the first."""
+        head = f"GET {self._prefix}{path}{self._headers}{headers}\r\n"
         started = monotonic()
-        connection = self._take_idle() or await self._connect(limit_s)
-        incoming = connection.send(head.encode("utf-8", "surrogateescape"), body)
+        try:
+            return await self._send(head, b"", limit_s)
+        except UpstreamReset:  # others that are idle may be closed as well
+            return await self._send(head, b"", limit_s - (monotonic() - started), afresh=True)
+
+    async def _send(self, head: str, body: bytes | Outgoing, limit_s: float, *, afresh: bool = False) -> UpstreamAnswer:
+        started = monotonic()
+        connection = (None if afresh else self._take_idle()) or await self._connect(limit_s)
+        incoming = connection.send(head.encode("utf-8", "surrogateescape"), body if isinstance(body, bytes) else b"")
         wait = Wait(limit_s, incoming.too_late)
         wait.since = started
         self._sweeper.add(wait)
         try:
+            if not isinstance(body, bytes):
+                async with aclosing(body.pieces) as pieces:
+                    await connection.send_body(pieces)
             await incoming.head()
         except BaseException:
             self._sweeper.remove(wait)

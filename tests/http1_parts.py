@@ -9,15 +9,17 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
 
+from oxyy_proxy import sweep
 from oxyy_proxy import upstream as module
 from oxyy_proxy.http1 import Connection
 from oxyy_proxy.sweep import Sweeper
-from oxyy_proxy.upstream import Upstream
+from oxyy_proxy.upstream import Outgoing, Upstream
 from tests.rig import ORG_KEY
 from tests.steps.wires import WAIT_S, RawAnswer
 
@@ -57,7 +59,7 @@ class Client:
     upstream: Upstream
     sweeper: Sweeper
 
-    async def ask(self, body: bytes = b"{}", headers: str = "", limit_s: float = WAIT_S) -> Got:
+    async def ask(self, body: bytes | Outgoing = b"{}", headers: str = "", limit_s: float = WAIT_S) -> Got:
         """One request, answered whole; the connection is given back. Raises UpstreamFailure."""
         answer = await self.upstream.post("/chat/completions", body, headers, limit_s)
         try:
@@ -183,8 +185,35 @@ async def serving(serve: Serve, host: str = "127.0.0.1", **options: Any) -> Asyn
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     """The next request, head and body apart."""
     head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0")
     return head, await reader.readexactly(length)
+
+
+def small_buffers() -> socket.socket:
+    """A listening socket on whose connections little fits."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listening.bind(("127.0.0.1", 0))
+    return listening
+
+
+async def rounds(count: int) -> None:
+    """Let the loop run this often."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Clock:
+    now = 1000.0
+
+
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of waits and of the sweeper, which looks all the time; the loops keep their own."""
+    made = Clock()
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: made.now))
+    monkeypatch.setattr(sweep, "SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "monotonic", lambda: made.now)
+    return made
 
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import socket
 import time
-from types import SimpleNamespace
 
 import pytest
 
-from oxyy_proxy import http1, sweep
-from oxyy_proxy import upstream as module
+from oxyy_proxy import http1
 from oxyy_proxy.errors import UpstreamTimeout
 from oxyy_proxy.upstream import UpstreamAnswer
-from tests.http1_parts import Client, client, on_each_loop, read_request, serving, until
+from tests.http1_parts import (
+    Client,
+    Clock,
+    client,
+    fake_clock,
+    on_each_loop,
+    read_request,
+    rounds,
+    serving,
+    small_buffers,
+    until,
+)
 from tests.steps.wires import WAIT_S, http, raw_upstream, says
 
 SEGMENT_BYTES = 256 * 1024
@@ -26,11 +34,6 @@ HEADS = {
     "Content-Length": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LARGE),
     "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
 }
-
-
-async def _rounds(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("framing", HEADS)
@@ -56,14 +59,14 @@ async def test_a_reader_who_does_not_read_stops_the_server_and_still_gets_everyt
         stalled = -1
         while sent != stalled:  # the sockets between the two fill up
             stalled = sent
-            await _rounds(500)
+            await rounds(500)
         assert waiting._size <= http1.HIGH_WATER_BYTES + SEGMENT_BYTES
         assert sent < len(LARGE) // 2
         most, size, digest = 0, 0, hashlib.sha256()
         while piece := await answer.chunk():
             digest.update(piece)
             size += len(piece)
-            await _rounds(2)  # a client slower than the server
+            await rounds(2)  # a client slower than the server
             most = max(most, waiting._size)
         assert (size, digest.digest()) == (len(LARGE), hashlib.sha256(LARGE).digest())
         assert most <= http1.HIGH_WATER_BYTES + SEGMENT_BYTES
@@ -99,14 +102,6 @@ async def test_a_request_of_any_size_arrives_and_the_connection_is_used_again(si
         assert server.connections == 1
 
 
-def _small_buffers() -> socket.socket:
-    """A listening socket on whose connections little fits."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    listening.bind(("127.0.0.1", 0))
-    return listening
-
-
 @on_each_loop
 async def test_an_answer_before_the_request_was_taken_counts_and_ends_the_connection() -> None:
     connections, done = 0, asyncio.Event()
@@ -118,7 +113,7 @@ async def test_an_answer_before_the_request_was_taken_counts_and_ends_the_connec
         writer.write(http(b"too large", "413 Content Too Large"))
         await done.wait()
 
-    async with serving(serve, sock=_small_buffers(), limit=1024) as url, client(url) as asking:
+    async with serving(serve, sock=small_buffers(), limit=1024) as url, client(url) as asking:
         for round_ in (1, 2):
             got = await asking.ask(LARGE[:8_000_000])
             assert (got.status, got.body) == (413, b"too large")
@@ -133,7 +128,7 @@ async def test_a_request_that_nobody_takes_ends_with_its_time() -> None:
     async def serve(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await done.wait()
 
-    async with serving(serve, sock=_small_buffers(), limit=1024) as url, client(url) as asking:
+    async with serving(serve, sock=small_buffers(), limit=1024) as url, client(url) as asking:
         with pytest.raises(UpstreamTimeout):
             await asking.ask(LARGE[:8_000_000], limit_s=0.1)
         done.set()
@@ -167,18 +162,9 @@ async def test_silence_ends_after_the_limit(sent: bytes) -> None:
         done.set()
 
 
-class Clock:
-    now = 1000.0
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of waits and of the sweeper, which looks all the time; the loops keep their own."""
-    made = Clock()
-    monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: made.now))
-    monkeypatch.setattr(sweep, "SWEEP_EVERY_S", 0.0)
-    monkeypatch.setattr(module, "monotonic", lambda: made.now)
-    return made
+    return fake_clock(monkeypatch)
 
 
 async def _dripping(asking: Client, idle_s: float) -> UpstreamAnswer:
@@ -203,7 +189,7 @@ async def test_the_limit_spans_head_and_body_however_they_drip(clock: Clock) -> 
         for _ in range(10):
             assert await answer.chunk() == b"x"
             clock.now += 2.9
-            await _rounds(20)
+            await rounds(20)
             more.set()
         assert await answer.chunk() == b"x"
         clock.now += 1.1
@@ -228,16 +214,16 @@ async def test_a_stream_may_last_as_long_as_no_pause_is_longer_than_idle(clock: 
         loop = asyncio.get_running_loop()
         for _ in range(20):
             clock.now += 1000  # nobody waits for the upstream meanwhile
-            await _rounds(20)
+            await rounds(20)
             task = loop.create_task(answer.chunk())
-            await _rounds(5)
+            await rounds(5)
             clock.now += 9.9
-            await _rounds(20)
+            await rounds(20)
             more.set()
             assert await task == b"x"
         assert answer.waited_s == pytest.approx(20 * 9.9)
         task = loop.create_task(answer.chunk())
-        await _rounds(5)
+        await rounds(5)
         clock.now += 10.1
         with pytest.raises(UpstreamTimeout):
             await asyncio.wait_for(task, WAIT_S)
@@ -259,9 +245,9 @@ async def test_a_pushed_stream_too_may_pause_for_idle_and_no_longer(clock: Clock
         answer = await _dripping(asking, 10.0)
         task = asyncio.get_running_loop().create_task(answer.push(lambda data: taken.append(data) or True))
         for number in range(20):
-            await _rounds(5)
+            await rounds(5)
             clock.now += 9.9
-            await _rounds(20)
+            await rounds(20)
             more.set()
             await until(lambda number=number: len(taken) > number)  # type: ignore[misc]
         clock.now += 10.1
@@ -288,5 +274,5 @@ async def test_an_answer_that_was_too_late_is_not_kept_even_if_it_comes(clock: C
             await answer.chunk()
         answer.close()
         more.set()
-        await _rounds(20)
+        await rounds(20)
         assert (asking.idle, asking.waits) == ([], 0)
