@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamErrorAnswer, UpstreamFailure
+from oxyy_proxy.rules.multipart import Form, Pieces, Span
 from oxyy_proxy.rules.price import worst_nusd
 from oxyy_proxy.rules.types import Model, PartTokens, Target, Usage
 
 MAX_JSON_BYTES = 32 * 1024 * 1024
 """The largest JSON body that is taken."""
+
+FORM_BYTES = 1024 * 1024
+"""What a form may be larger than the files in it: its text fields, and the delimiters."""
+
+JSON = "application/json"
 
 MAX_INT = 2**31 - 1
 """The most that a count may be, asked for or consumed, so that no sum or cost overflows a 64-bit column."""
@@ -26,9 +33,11 @@ class StreamMeter(Protocol):
     `started`: a real event was seen (the commit point). `failure`: what came instead of one, or an error event among
     them. `ended`: the stream said that it is over. `farewell`: bytes to be sent once the settlement is durable.
     `usage`: what the upstream said. `output_bytes`: UTF-8 bytes of generated text so far, for an estimate. `mid_event`:
-    the client has the beginning of an event and not its end.
+    the client has the beginning of an event and not its end. `events`: it is a stream of server-sent events, in which a
+    failure can be told; else of bytes, which can only be broken off.
     """
 
+    events: bool
     started: bool
     ended: bool
     failure: UpstreamFailure | None
@@ -46,53 +55,83 @@ class StreamMeter(Protocol):
         ...
 
 
+class JobSeen(NamedTuple):
+    """A video job as the upstream tells of it. `video_ms` and `size` (the resolution): of what was made, None and empty
+    where it does not say."""
+
+    job_id: str
+    state: Literal["running", "completed", "failed"]
+    video_ms: int | None = None
+    size: str = ""
+
+
 class Answer(NamedTuple):
-    """A whole answer, read: `usage` is None where the upstream did not say; `output_bytes` of generated text."""
+    """A whole answer, read: `usage` is None where the upstream did not say; `output_bytes` of generated text. `job`:
+    what was asked for is being made, and will be charged when it is."""
 
     usage: Usage | None
-    output_bytes: int
+    output_bytes: int = 0
+    job: JobSeen | None = None
 
 
-class Ask(Protocol):
-    """A parsed request body."""
+class Ask(ABC):
+    """A parsed request body. `stream`: the answer is relayed as it comes. `content_type`: of the body."""
+
+    __slots__ = ()
 
     model: str | None
-    stream: bool
+    stream: bool = False
+    content_type: str = JSON
+    urls: Sequence[tuple[str, str]] = ()
+    """URLs that the upstream is asked to fetch, each with the field it stands in."""
+    recording: Span | str | None = None
+    """Audio whose length decides the price: where it stands in the body, or as base64."""
 
-    def worst_tokens(self, model: Model, parts: PartTokens) -> tuple[int, int]:
-        """The most input and output tokens that this model can consume for the request."""
-        ...
+    def measured(self, audio_ms: int | None) -> None:
+        """The length of `recording`; None where it cannot be read."""
+        raise AssertionError("nothing to be measured")
 
-    def body_for(self, model: str) -> bytes:
+    @abstractmethod
+    def worst(self, model: Model, parts: PartTokens) -> Usage:
+        """The most that this model can consume for the request. Raises InvalidValue for what the model cannot do."""
+
+    @abstractmethod
+    def body_for(self, model: Model) -> bytes | Pieces:
         """The body to send upstream for this model: the client's bytes save what must change."""
-        ...
 
-    def read(self, body: bytes) -> Answer:
+    def read(self, body: bytes, model: Model, parts: PartTokens) -> Answer:
         """A whole 200 answer. Raises UpstreamBadResponse (ambiguous) or UpstreamErrorAnswer (costs nothing)."""
-        ...
+        raise AssertionError("an answer that is never whole")
 
-    def meter(self) -> StreamMeter: ...
+    def meter(self, content_type: str, model: Model) -> StreamMeter | None:
+        """What reads a 200 answer of this type on its way to the client; None where it is read whole first."""
+        return None
 
-    def likely_usage(self, parts: PartTokens, output_bytes: int) -> Usage:
+    @abstractmethod
+    def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
         """What was probably consumed, where the upstream did not say; never zero."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One modality. `units`: prices without which it cannot be charged."""
+    """One modality. `bases`: sets of price units by any of which it can be charged. `parse` takes a JSON body,
+    `parse_form` a multipart form and its Content-Type, where one is taken. `after_ambiguous`: how many attempts may
+    follow one of unknown outcome, None for as many as the chain has."""
 
     name: str
     path: str
-    units: frozenset[str]
-    max_body_bytes: int
+    bases: tuple[frozenset[str], ...]
     parse: Callable[[bytes], Ask]
+    max_body_bytes: int = MAX_JSON_BYTES
+    parse_form: Callable[[Form, str], Ask] | None = None
+    max_form_bytes: int = 0
+    after_ambiguous: int | None = None
 
 
 def target(ask: Ask, model: Model, parts: PartTokens) -> Target:
-    """The model as a target of this request, with its worst case."""
-    tokens_in, tokens_out = ask.worst_tokens(model, parts)
-    return Target(model, worst_nusd(tokens_in, tokens_out, model.prices), tokens_in + tokens_out)
+    """The model as a target of this request, with its worst case. Raises InvalidValue for what the model cannot do."""
+    worst = ask.worst(model, parts)
+    return Target(model, worst_nusd(worst, model.prices), worst.input_tokens + worst.output_tokens)
 
 
 def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = MAX_INT) -> int | None:
@@ -123,12 +162,13 @@ def model_of(members: dict[str, Any]) -> str | None:
     return model  # type: ignore[no-any-return]
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """A 200 answer as an object. Raises UpstreamBadResponse; UpstreamErrorAnswer where the object is an error."""
+def read_object(body: bytes, *, may_tell_error: bool = False) -> dict[str, Any]:
+    """A 200 answer as an object. Raises UpstreamBadResponse; UpstreamErrorAnswer where the object is an error, unless
+    it `may_tell_error` of something else."""
     answer = read_json(body)
     if not isinstance(answer, dict):
         raise UpstreamBadResponse("The upstream's answer was not a JSON object. Retry.")
-    if answer.get("error"):
+    if answer.get("error") and not may_tell_error:
         raise error_answer(answer["error"])
     return answer
 
@@ -156,22 +196,23 @@ def usage_of(usage: object) -> Usage | None:
     """The `usage` member of a chat or embeddings answer; None where it does not say (absent, malformed or all zero)."""
     if not isinstance(usage, dict):
         return None
-    tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    tokens_in, tokens_out = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if tokens_out is None:
-        total = _count(usage, "total_tokens")
+        total = count_of(usage, "total_tokens")
         tokens_out = None if total is None or tokens_in is None else max(0, total - tokens_in)
     if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
         return None
     details_in, details_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return Usage(
         input_tokens=tokens_in,
-        cached_input_tokens=_count(details_in, "cached_tokens") or 0,
-        audio_input_tokens=_count(details_in, "audio_tokens") or 0,
+        cached_input_tokens=count_of(details_in, "cached_tokens") or 0,
+        audio_input_tokens=count_of(details_in, "audio_tokens") or 0,
         output_tokens=tokens_out,
-        audio_output_tokens=_count(details_out, "audio_tokens") or 0,
+        audio_output_tokens=count_of(details_out, "audio_tokens") or 0,
     )
 
 
-def _count(of: object, name: str) -> int | None:
+def count_of(of: object, name: str) -> int | None:
+    """A member that is a count; None where there is none that makes sense."""
     value = of.get(name) if isinstance(of, dict) else None
     return value if type(value) is int and 0 <= value <= MAX_INT else None

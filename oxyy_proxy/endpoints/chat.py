@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from oxyy_proxy.endpoints.base import (
-    MAX_JSON_BYTES,
     Answer,
+    Ask,
     Endpoint,
     error_answer,
     model_of,
@@ -41,6 +42,9 @@ _MEDIA: dict[str, tuple[str, str, str]] = {
 }
 """Type of a part that is not text -> its figure in PartTokens; the member, and the member of that, with its data."""
 
+_SHOWN_CHARS = 64
+"""Of a name that a client made up, in an error."""
+
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
 
@@ -48,10 +52,10 @@ _HEAD_BYTES = 4096
 """How far into an unfinished event its `choices` are looked for: the whole of it, each time, would be quadratic."""
 
 
-class ChatAsk:
+class ChatAsk(Ask):
     """A chat request. `stream` and the members that bound its cost are checked; all else passes untouched."""
 
-    __slots__ = ("_body", "_choices", "_max_tokens", "_parts", "_text_bytes", "_wants_usage", "model", "stream")
+    __slots__ = ("_body", "_choices", "_max_tokens", "_parts", "_text_bytes", "_wants_usage", "model", "stream", "urls")
 
     def __init__(self, raw: bytes) -> None:
         """Raises InvalidJson or InvalidValue."""
@@ -66,34 +70,39 @@ class ChatAsk:
         optional(members, "temperature", (int, float), "a number")
         options = optional(members, "stream_options", dict, "an object") or {}
         self._wants_usage = bool(optional(options, "include_usage", bool, "true or false"))
-        self._parts, media_bytes = _media(_messages(members))
+        self._parts, media_bytes, self.urls = _media(_messages(members))
         self._text_bytes = max(0, len(raw) - media_bytes)
 
-    def worst_tokens(self, model: Model, parts: PartTokens) -> tuple[int, int]:
+    def worst(self, model: Model, parts: PartTokens) -> Usage:
         per_choice = self._max_tokens
         if per_choice is None:
             per_choice = min(DEFAULT_MAX_TOKENS, model.max_output_tokens or DEFAULT_MAX_TOKENS)
-        return held_tokens(self._text_bytes) + self._part_tokens(parts), per_choice * self._choices
+        return Usage(
+            input_tokens=held_tokens(self._text_bytes) + self._part_tokens(parts),
+            output_tokens=per_choice * self._choices,
+        )
 
-    def body_for(self, model: str) -> bytes:
+    def body_for(self, model: Model) -> bytes:
         changes: dict[str, Any] = {}
-        if model != self.model:
-            changes["model"] = model
+        if model.name != self.model:
+            changes["model"] = model.name
         if self.stream and not self._wants_usage:
             options = self._body.members.get("stream_options") or {}
             changes["stream_options"] = {**options, "include_usage": True}
         return self._body.replaced(changes) if changes else self._body.raw
 
-    def read(self, body: bytes) -> Answer:
+    def read(self, body: bytes, model: Model, parts: PartTokens) -> Answer:
         answer = read_object(body)
         usage = usage_of(answer.get("usage"))
         # The text matters only where there is no usage to go by.
         return Answer(usage, 0 if usage else _text_bytes_of(answer, "message"))
 
-    def meter(self) -> ChatMeter:
-        return ChatMeter(keep_usage=self._wants_usage)
+    def meter(self, content_type: str, model: Model) -> ChatMeter | None:
+        if self.stream and content_type.startswith("text/event-stream"):
+            return ChatMeter(keep_usage=self._wants_usage)
+        return None
 
-    def likely_usage(self, parts: PartTokens, output_bytes: int) -> Usage:
+    def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
         tokens_in = likely_tokens(self._text_bytes) + self._part_tokens(parts)
         return Usage(input_tokens=tokens_in, output_tokens=likely_tokens(output_bytes), source="estimated")
 
@@ -119,6 +128,8 @@ class ChatMeter:
         "started",
         "usage",
     )
+
+    events = True
 
     def __init__(self, *, keep_usage: bool) -> None:
         self._framer = Framer()
@@ -209,20 +220,28 @@ def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int]:
-    """The kinds of the parts that are not text, and the bytes of the body that they are."""
-    kinds, size = [], 0
-    for message in messages:
+def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int, list[tuple[str, str]]]:
+    """The kinds of the parts that are not text, the bytes of the body that they are, and the URLs in them."""
+    kinds: list[str] = []
+    urls: list[tuple[str, str]] = []
+    size = 0
+    for at, message in enumerate(messages):
         content = message.get("content")
         if not isinstance(content, list):
             continue
-        for part in content:
-            named = part.get("type") if isinstance(part, dict) else None
+        for n, part in enumerate(content):
+            if not isinstance(part, dict) or (named := part.get("type")) == "text":
+                continue
+            urls += (
+                (url, f"messages[{at}].content[{n}].{_shown(name)}")
+                for name, value in part.items()
+                for url in _urls(name, value)
+            )
             media = _MEDIA.get(named) if isinstance(named, str) else None
             if media:
                 kinds.append(media[0])
                 size += _media_size(part, *media[1:])
-    return kinds, size
+    return kinds, size, urls
 
 
 def _media_size(part: dict[str, Any], name: str, member: str) -> int:
@@ -231,6 +250,26 @@ def _media_size(part: dict[str, Any], name: str, member: str) -> int:
     if isinstance(value, dict):
         value = value.get(member)
     return len(value) if isinstance(value, str) else 0
+
+
+def _urls(name: str, value: object) -> Iterator[str]:
+    """What the upstream may fetch for a member of a part: `image_url`, in either of its shapes, and its like, however
+    deep they stand. Data that is inline (`data:`) is fetched from nowhere."""
+    if isinstance(value, str):
+        if name.lower().endswith("url") and value[:5].lower() != "data:":
+            yield value
+    elif isinstance(value, dict):
+        for member, inner in value.items():
+            yield from _urls(member, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, (str, dict, list)):  # there may be millions of numbers
+                yield from _urls(name, inner)
+
+
+def _shown(name: str) -> str:
+    """A member's name as an error can tell it: the client made it up, surrogates, length and all."""
+    return ascii(name[:_SHOWN_CHARS])[1:-1]
 
 
 def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
@@ -262,7 +301,6 @@ def _utf8_size(value: object) -> int:
 ENDPOINT = Endpoint(
     name="chat",
     path="/chat/completions",
-    units=frozenset({"input", "output"}),
-    max_body_bytes=MAX_JSON_BYTES,
+    bases=(frozenset({"input", "output"}),),
     parse=ChatAsk,
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from oxyy_proxy.endpoints.base import (
-    MAX_JSON_BYTES,
     Answer,
+    Ask,
     Endpoint,
-    StreamMeter,
     model_of,
     optional,
     optional_int,
@@ -21,34 +20,30 @@ from oxyy_proxy.rules.price import held_tokens, likely_tokens
 from oxyy_proxy.rules.types import Model, PartTokens, Usage
 
 
-class EmbeddingsAsk:
+class EmbeddingsAsk(Ask):
     """An embeddings request. `input`: a string, strings, token ids, or arrays of token ids."""
 
-    __slots__ = ("_body", "_text_bytes", "_token_ids", "model", "stream")
+    __slots__ = ("_body", "_text_bytes", "_token_ids", "model")
 
     def __init__(self, raw: bytes) -> None:
         """Raises InvalidJson or InvalidValue."""
         self._body = JsonBody(raw)
         members = self._body.members
         self.model = model_of(members)
-        self.stream = False
         optional(members, "encoding_format", str, "a string")
         optional_int(members, "dimensions", least=1)
         self._text_bytes, self._token_ids = _measure(members.get("input"))
 
-    def worst_tokens(self, model: Model, parts: PartTokens) -> tuple[int, int]:
-        return held_tokens(self._text_bytes) + self._token_ids, 0
+    def worst(self, model: Model, parts: PartTokens) -> Usage:
+        return Usage(input_tokens=held_tokens(self._text_bytes) + self._token_ids)
 
-    def body_for(self, model: str) -> bytes:
-        return self._body.raw if model == self.model else self._body.replaced({"model": model})
+    def body_for(self, model: Model) -> bytes:
+        return self._body.raw if model.name == self.model else self._body.replaced({"model": model.name})
 
-    def read(self, body: bytes) -> Answer:
+    def read(self, body: bytes, model: Model, parts: PartTokens) -> Answer:
         return Answer(usage_of(read_object(body).get("usage")), 0)
 
-    def meter(self) -> StreamMeter:
-        raise AssertionError("an embeddings answer is never a stream")
-
-    def likely_usage(self, parts: PartTokens, output_bytes: int) -> Usage:
+    def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
         return Usage(input_tokens=max(1, likely_tokens(self._text_bytes) + self._token_ids), source="estimated")
 
 
@@ -80,7 +75,6 @@ def _invalid() -> InvalidValue:
 ENDPOINT = Endpoint(
     name="embeddings",
     path="/embeddings",
-    units=frozenset({"input"}),
-    max_body_bytes=MAX_JSON_BYTES,
+    bases=(frozenset({"input"}),),
     parse=EmbeddingsAsk,
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced
 from oxyy_proxy.rules.types import Model, Policy, Principal, Target, Team
+
+Bases = tuple[frozenset[str], ...]
+"""Sets of price units by any of which an endpoint can be charged."""
 
 _SHOWN_CHARS = 128
 """Of a name that a client sent, in an error."""
@@ -28,19 +31,18 @@ def allowed(team: Team, name: str) -> bool:
     return matches(team.allow, name) and not matches(team.deny, name)
 
 
-def serves(model: Model, endpoint: str, units: frozenset[str]) -> bool:
-    """Whether the model is offered for the endpoint and has the prices that it is charged by."""
-    return endpoint in model.endpoints and units <= model.prices.keys()
+def serves(model: Model, endpoint: str, bases: Bases) -> bool:
+    """Whether the model is offered for the endpoint and has prices by which it can be charged."""
+    return endpoint in model.endpoints and any(units <= model.prices.keys() for units in bases)
 
 
 def chain(
-    policy: Policy, principal: Principal, endpoint: str, units: frozenset[str], requested: str | None
+    policy: Policy, principal: Principal, endpoint: str, bases: Bases, requested: str | None
 ) -> tuple[str, tuple[Model, ...]]:
     """The name that was asked for, and the models to try in order; the first is what was asked for.
 
-    `units`: the price units without which the endpoint cannot be charged. A fallback that is not allowed to the team
-    or does not serve the endpoint is skipped. Raises InvalidValue (no model and no default), ModelNotFound,
-    ModelNotAllowed, ModelNotPriced.
+    A fallback that is not allowed to the team or does not serve the endpoint is skipped. Raises InvalidValue (no model
+    and no default), ModelNotFound, ModelNotAllowed, ModelNotPriced.
     """
     requested = requested or policy.default_models.get(endpoint)
     if requested is None:
@@ -59,24 +61,24 @@ def chain(
             "ask your platform team to add it to the team's policy.",
             param="model",
         )
-    if not serves(model, endpoint, units):
+    if not serves(model, endpoint, bases):
         raise ModelNotPriced(
             f"The model {requested[:_SHOWN_CHARS]!a} has no price for {endpoint}. Call it where it is offered "
             f"({', '.join(sorted(model.endpoints))}), or ask your platform team to price it in models.yaml.",
             param="model",
         )
     following = (policy.models.get(fallback) for fallback in team.fallbacks.get(name, model.fallbacks))
-    fallbacks = [m for m in following if m and m is not model and allowed(team, m.name) and serves(m, endpoint, units)]
+    fallbacks = [m for m in following if m and m is not model and allowed(team, m.name) and serves(m, endpoint, bases)]
     return requested, (model, *fallbacks)
 
 
-def callable_models(policy: Policy, team: Team, units_of: dict[str, frozenset[str]]) -> list[Model]:
-    """The models that a team may call on at least one endpoint, by name. `units_of`: endpoint -> units it needs."""
+def callable_models(policy: Policy, team: Team, bases_of: Mapping[str, Bases]) -> list[Model]:
+    """The models that a team may call on at least one endpoint, by name. `bases_of`: endpoint -> how it is charged."""
     return sorted(
         (
             model
             for model in policy.models.values()
-            if allowed(team, model.name) and any(serves(model, name, units) for name, units in units_of.items())
+            if allowed(team, model.name) and any(serves(model, name, bases) for name, bases in bases_of.items())
         ),
         key=lambda model: model.name,
     )

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxyy_proxy.endpoints.base import (
+    JSON,
     MAX_INT,
+    Ask,
+    Endpoint,
     error_answer,
     model_of,
     optional,
@@ -22,7 +25,7 @@ from oxyy_proxy.endpoints.base import (
 )
 from oxyy_proxy.endpoints.embeddings import EmbeddingsAsk
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamErrorAnswer
-from oxyy_proxy.rules.types import PRICE_SCALE, PartTokens, Price, Usage
+from oxyy_proxy.rules.types import PRICE_SCALE, Model, PartTokens, Price, Usage
 from tests.rules.policies import model
 
 
@@ -87,6 +90,53 @@ def test_a_target_is_the_worst_case_of_the_request_on_this_model() -> None:
     assert (found.model, found.worst_nusd, found.worst_tokens) == (dear, 21, 3)
 
 
+class _Free(Ask):
+    """A request for nothing."""
+
+    model = None
+
+    def worst(self, model: Model, parts: PartTokens) -> Usage:
+        return Usage(input_tokens=3, output_tokens=4, characters=5)
+
+    def body_for(self, model: Model) -> bytes:
+        return b""
+
+    def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
+        return Usage()
+
+
+@pytest.mark.parametrize(("character", "worst"), [(1, 7), (3, 15)])
+def test_a_target_holds_the_tokens_both_ways_and_the_money_of_the_dearer_way_to_charge(
+    character: int, worst: int
+) -> None:
+    prices = {"input": Price(PRICE_SCALE), "output": Price(PRICE_SCALE), "character": Price(character * PRICE_SCALE)}
+    found = target(_Free(), model("m", prices=prices), PartTokens())
+    assert (found.worst_nusd, found.worst_tokens) == (worst, 7)
+
+
+def test_a_request_that_says_no_more_is_json_answered_whole_that_fetches_and_measures_nothing() -> None:
+    ask = _Free()
+    assert (ask.stream, ask.content_type, list(ask.urls), ask.recording) == (False, JSON, [], None)
+    assert ask.meter("text/event-stream", model("m")) is None
+    with pytest.raises(AssertionError, match="measured"):
+        ask.measured(1)
+    with pytest.raises(AssertionError, match="never whole"):
+        ask.read(b"{}", model("m"), PartTokens())
+
+
+@pytest.mark.parametrize("name", ["worst", "body_for", "likely_usage"])
+def test_a_request_must_say_what_it_costs_and_sends(name: str) -> None:
+    incomplete = type("Incomplete", (_Free,), {name: getattr(Ask, name)})
+    with pytest.raises(TypeError, match=name):
+        incomplete()
+
+
+def test_an_endpoint_takes_json_of_32_mb_and_no_form_unless_it_says_so() -> None:
+    plain = Endpoint("x", "/x", (frozenset({"input"}),), parse=lambda _: _Free())
+    assert (plain.max_body_bytes, plain.parse_form, plain.max_form_bytes) == (32 * 1024 * 1024, None, 0)
+    assert plain.after_ambiguous is None
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -133,6 +183,15 @@ def test_an_error_with_status_200_costs_nothing(error: object) -> None:
 def test_the_message_of_an_upstream_is_quoted_in_part() -> None:
     assert "overload" in error_answer({"message": "overload"}).message
     assert len(error_answer("x" * 10_000).message) < 300
+
+
+def test_an_answer_may_tell_an_error_of_something_else() -> None:
+    failed = b'{"id":"v","status":"failed","error":{"message":"no"}}'
+    assert read_object(failed, may_tell_error=True)["status"] == "failed"
+    with pytest.raises(UpstreamErrorAnswer):
+        read_object(failed)
+    with pytest.raises(UpstreamBadResponse):
+        read_object(b"[]", may_tell_error=True)
 
 
 @pytest.mark.parametrize("error", [b"null", b"{}", b'""', b"false"])

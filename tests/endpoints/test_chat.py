@@ -18,6 +18,7 @@ from oxyy_proxy.rules.types import NUSD_PER_USD, PartTokens, Price, Usage
 from tests.rules.policies import model
 
 MODEL = model("gpt-5", max_output_tokens=16384)
+CLAUDE = model("claude")
 PARTS = PartTokens()
 HELLO = [{"role": "user", "content": "Hello!"}]
 
@@ -32,7 +33,7 @@ def ask(**members: Any) -> ChatAsk:
 
 def holding(content: Any, **members: Any) -> int:
     """Input tokens held for a message with this content."""
-    return ask(messages=[{"role": "user", "content": content}], **members).worst_tokens(MODEL, PARTS)[0]
+    return ask(messages=[{"role": "user", "content": content}], **members).worst(MODEL, PARTS).input_tokens
 
 
 # What is refused.
@@ -121,13 +122,13 @@ def test_what_is_right_or_none_of_our_business_passes(members: dict[str, Any]) -
     ],
 )
 def test_the_body_passes_byte_for_byte(raw: bytes) -> None:
-    assert ChatAsk(raw).body_for("gpt-5") == raw
+    assert ChatAsk(raw).body_for(MODEL) == raw
 
 
 def test_only_the_model_changes_for_a_fallback() -> None:
     raw = b'{ "x":1.0, "mod\\u0065l" : "gpt-5" ,"messages":[{"role":"user","content":"gpt-5"}]}'
-    assert ChatAsk(raw).body_for("claude") == raw.replace(b'"gpt-5" ,', b'"claude" ,')
-    assert ChatAsk(b'{"messages":[{"role":"user"}]}').body_for("gpt-5").endswith(b'}],"model":"gpt-5"}')
+    assert ChatAsk(raw).body_for(CLAUDE) == raw.replace(b'"gpt-5" ,', b'"claude" ,')
+    assert ChatAsk(b'{"messages":[{"role":"user"}]}').body_for(MODEL).endswith(b'}],"model":"gpt-5"}')
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_only_the_model_changes_for_a_fallback() -> None:
     ],
 )
 def test_a_stream_that_did_not_ask_for_its_usage_asks(options: Any, expected: Any) -> None:
-    sent = json.loads(ask(stream=True, stream_options=options, seed=7).body_for("claude"))
+    sent = json.loads(ask(stream=True, stream_options=options, seed=7).body_for(CLAUDE))
     assert sent == {
         "model": "claude",
         "messages": HELLO,
@@ -162,7 +163,7 @@ def test_a_rewritten_body_says_the_same_but_for_two_members(
 ) -> None:
     members = {"model": "gpt-5", "messages": HELLO, "stream": stream, **extra}
     raw = json.dumps(members, indent=indent).encode()
-    sent = ChatAsk(raw).body_for("claude" if other else "gpt-5")
+    sent = ChatAsk(raw).body_for(CLAUDE if other else MODEL)
     expected = members | ({"model": "claude"} if other else {})
     assert json.loads(sent) == expected | ({"stream_options": {"include_usage": True}} if stream else {})
     if not stream:
@@ -194,12 +195,12 @@ def test_a_rewritten_body_says_the_same_but_for_two_members(
 )
 def test_output_is_held_for_all_that_may_come(members: dict[str, Any], most: int | None, expected: int) -> None:
     assert DEFAULT_MAX_TOKENS == 4096
-    assert ask(**members).worst_tokens(model("m", max_output_tokens=most), PARTS)[1] == expected
+    assert ask(**members).worst(model("m", max_output_tokens=most), PARTS).output_tokens == expected
 
 
 def test_text_is_held_at_a_token_per_two_bytes_of_the_body() -> None:
     raw = body(messages=[{"role": "user", "content": "日本" * 1001}], tools=["x" * 99])
-    assert ChatAsk(raw).worst_tokens(MODEL, PARTS)[0] == (len(raw) + 1) // 2
+    assert ChatAsk(raw).worst(MODEL, PARTS).input_tokens == (len(raw) + 1) // 2
 
 
 DATA_URL = "data:image/png;base64," + "iVBORw0K" * 1000
@@ -234,8 +235,8 @@ def test_the_figures_are_those_of_the_policy() -> None:
     kinds = [{"type": kind} for kind in ("image_url", "input_audio", "file", "file")]
     asked = ask(messages=[{"role": "user", "content": kinds}, {"role": "user", "content": kinds[:1]}])
     free = PartTokens(0, 0, 0)
-    assert asked.worst_tokens(MODEL, parts)[0] - asked.worst_tokens(MODEL, free)[0] == 1 + 20 + 300 + 300 + 1
-    assert asked.likely_usage(parts, 0).input_tokens - asked.likely_usage(free, 0).input_tokens == 622
+    assert asked.worst(MODEL, parts).input_tokens - asked.worst(MODEL, free).input_tokens == 1 + 20 + 300 + 300 + 1
+    assert asked.likely_usage(MODEL, parts, 0).input_tokens - asked.likely_usage(MODEL, free, 0).input_tokens == 622
 
 
 def test_ten_megabytes_of_image_cost_the_hold_what_a_small_one_does() -> None:
@@ -335,30 +336,31 @@ def test_an_answer_that_keeps_to_what_was_asked_never_costs_more_than_the_hold(
 def test_an_answer_is_read_for_its_usage_and_else_for_its_text(
     answer: dict[str, Any], usage: Usage | None, output_bytes: int
 ) -> None:
-    found = ask().read(json.dumps(answer).encode())
+    found = ask().read(json.dumps(answer).encode(), MODEL, PARTS)
     assert (found.usage, found.output_bytes) == (usage, output_bytes)
 
 
 def test_an_answer_that_is_none_is_told_from_an_error() -> None:
     with pytest.raises(UpstreamErrorAnswer):
-        ask().read(b'{"error":{"message":"overloaded"}}')
+        ask().read(b'{"error":{"message":"overloaded"}}', MODEL, PARTS)
     with pytest.raises(UpstreamBadResponse):
-        ask().read(b"<html>")
+        ask().read(b"<html>", MODEL, PARTS)
 
 
 def test_an_estimate_is_flagged_and_never_zero() -> None:
     raw = body()
-    found = ChatAsk(raw).likely_usage(PARTS, 9)
+    found = ChatAsk(raw).likely_usage(MODEL, PARTS, 9)
     assert found == Usage(input_tokens=-(-len(raw) // 4), output_tokens=3, source="estimated")
 
 
 def test_an_answer_nested_deeper_than_any_encoder_writes_is_measured() -> None:
     deep = b'{"choices":[{"message":{"tool_calls":' + b"[" * 500 + b'"ab"' + b"]" * 500 + b"}}]}"
-    assert ask().read(deep).output_bytes == 2
+    assert ask().read(deep, MODEL, PARTS).output_bytes == 2
 
 
 def test_the_endpoint_is_charged_by_input_and_output() -> None:
-    assert (ENDPOINT.name, ENDPOINT.path, ENDPOINT.units) == ("chat", "/chat/completions", {"input", "output"})
+    assert (ENDPOINT.name, ENDPOINT.path) == ("chat", "/chat/completions")
+    assert ENDPOINT.bases == ({"input", "output"},)
     assert ENDPOINT.max_body_bytes == 32 * 1024 * 1024
     assert isinstance(ENDPOINT.parse(body()), ChatAsk)
 
@@ -366,5 +368,5 @@ def test_the_endpoint_is_charged_by_input_and_output() -> None:
 def test_text_beside_the_data_of_a_part_is_held_as_text() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}, "text": "word " * 2000}
     body = {"model": "gpt-5", "messages": [{"role": "user", "content": [part]}], "max_tokens": 0}
-    tokens_in, _ = ChatAsk(json.dumps(body).encode()).worst_tokens(model("gpt-5"), PartTokens())
-    assert tokens_in > 5000 + PartTokens().image
+    worst = ChatAsk(json.dumps(body).encode()).worst(model("gpt-5"), PartTokens())
+    assert worst.input_tokens > 5000 + PartTokens().image

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from oxyy_proxy.endpoints.chat import ChatAsk, ChatMeter
 from oxyy_proxy.rules.types import Usage
+from tests.rules.policies import model
 
 
 class Read(NamedTuple):
@@ -142,6 +143,13 @@ def test_every_stream_of_the_table_is_judged() -> None:
     assert {case[0] for case in marks[0].args[1]} == STREAMS.keys()
 
 
+def metered(body: bytes, content_type: str = "text/event-stream") -> ChatMeter:
+    """What reads the answer to this request."""
+    meter = ChatAsk(body).meter(content_type, model("gpt-5"))
+    assert meter is not None
+    return meter
+
+
 def test_the_usage_chunk_is_kept_back_unless_the_client_asked() -> None:
     raw = joined(PLAIN)
     without = joined([one for one in PLAIN if one is not USAGE])
@@ -149,8 +157,27 @@ def test_the_usage_chunk_is_kept_back_unless_the_client_asked() -> None:
     asked = read([raw], keep_usage=True)
     assert (asked.out + asked.farewell, asked.usage) == (raw, USED)
     body = b'{"stream":true,"messages":[{"role":"user"}],"stream_options":{"include_usage":%b}}'
-    assert ChatAsk(body % b"null").meter().feed(event(USAGE)) == b""
-    assert ChatAsk(body % b"true").meter().feed(event(USAGE)) == event(USAGE)
+    assert metered(body % b"null").feed(event(USAGE)) == b""
+    assert metered(body % b"true").feed(event(USAGE)) == event(USAGE)
+
+
+@pytest.mark.parametrize(
+    ("stream", "content_type", "is_metered"),
+    [
+        (b"true", "text/event-stream", True),
+        (b"true", "text/event-stream; charset=utf-8", True),
+        (b"true", "application/json", False),
+        (b"true", "", False),
+        (b"false", "text/event-stream", False),
+        (b"null", "text/event-stream", False),
+    ],
+)
+def test_a_stream_is_metered_where_one_was_asked_for_and_came(
+    stream: bytes, content_type: str, is_metered: bool
+) -> None:
+    ask = ChatAsk(b'{"stream":%b,"messages":[{"role":"user"}]}' % stream)
+    assert (ask.meter(content_type, model("gpt-5")) is not None) is is_metered
+    assert ask.stream is (stream == b"true")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from oxyy_proxy.rules.types import PartTokens, Usage
 from tests.rules.policies import model
 
 MODEL = model("ada")
+FAST = model("fast")
 PARTS = PartTokens()
 
 
@@ -40,25 +41,25 @@ def ask(value: Any, **members: Any) -> EmbeddingsAsk:
     ],
 )
 def test_text_is_held_by_its_bytes_and_ids_by_their_number(value: object, tokens: int) -> None:
-    assert ask(value).worst_tokens(MODEL, PARTS) == (tokens, 0)
+    assert ask(value).worst(MODEL, PARTS) == Usage(input_tokens=tokens)
 
 
 @given(st.lists(st.lists(st.integers(0, 200_000), min_size=1), min_size=1))
 @settings(deadline=None, max_examples=100)
 def test_ids_are_counted_exactly(value: list[list[int]]) -> None:
     count = sum(map(len, value))
-    assert ask(value).worst_tokens(MODEL, PARTS) == (count, 0)
-    assert ask([token for ids in value for token in ids]).worst_tokens(MODEL, PARTS) == (count, 0)
-    assert ask(value).likely_usage(PARTS, 0) == Usage(input_tokens=count, source="estimated")
+    assert ask(value).worst(MODEL, PARTS) == Usage(input_tokens=count)
+    assert ask([token for ids in value for token in ids]).worst(MODEL, PARTS) == Usage(input_tokens=count)
+    assert ask(value).likely_usage(MODEL, PARTS, 0) == Usage(input_tokens=count, source="estimated")
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 @settings(deadline=None, max_examples=100)
 def test_text_is_held_at_two_bytes_a_token_and_never_estimated_above(value: list[str]) -> None:
-    held, _ = ask(value).worst_tokens(MODEL, PARTS)
+    held = ask(value).worst(MODEL, PARTS).input_tokens
     size = sum(len(text.encode()) for text in value)
     assert size / 2 <= held <= size / 2 + len(value) + 0.5
-    assert 1 <= ask(value).likely_usage(PARTS, 0).input_tokens <= held
+    assert 1 <= ask(value).likely_usage(MODEL, PARTS, 0).input_tokens <= held
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,9 @@ def test_a_body_that_is_no_json_is_refused() -> None:
 def test_the_body_goes_as_it_came_save_for_the_model() -> None:
     raw = b'{ "input": ["\\u0061", "b"],\n"model" : "fast" , "x": 1.0 }'
     parsed = EmbeddingsAsk(raw)
-    assert parsed.body_for("fast") == raw
-    assert parsed.body_for("ada") == raw.replace(b'"fast"', b'"ada"')
-    assert EmbeddingsAsk(b'{"input":"x"}').body_for("ada") == b'{"input":"x","model":"ada"}'
+    assert parsed.body_for(FAST) == raw
+    assert parsed.body_for(MODEL) == raw.replace(b'"fast"', b'"ada"')
+    assert EmbeddingsAsk(b'{"input":"x"}').body_for(MODEL) == b'{"input":"x","model":"ada"}'
 
 
 def test_an_embeddings_request_never_streams() -> None:
@@ -128,18 +129,18 @@ def test_an_embeddings_request_never_streams() -> None:
 
 def test_what_was_used_is_what_the_upstream_says() -> None:
     answer = b'{"object":"list","data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}'
-    assert ask("x").read(answer).usage == Usage(input_tokens=8)
-    assert ask("x").read(b'{"data":[]}').usage is None
+    assert ask("x").read(answer, MODEL, PARTS).usage == Usage(input_tokens=8)
+    assert ask("x").read(b'{"data":[]}', MODEL, PARTS).usage is None
 
 
 def test_an_answer_that_is_none_is_told_from_an_error() -> None:
     with pytest.raises(UpstreamErrorAnswer):
-        ask("x").read(b'{"error":{"message":"no"}}')
+        ask("x").read(b'{"error":{"message":"no"}}', MODEL, PARTS)
     with pytest.raises(UpstreamBadResponse):
-        ask("x").read(b"[0.1]")
+        ask("x").read(b"[0.1]", MODEL, PARTS)
 
 
 def test_the_endpoint_is_charged_by_input_alone() -> None:
-    assert (ENDPOINT.name, ENDPOINT.path, ENDPOINT.units) == ("embeddings", "/embeddings", {"input"})
+    assert (ENDPOINT.name, ENDPOINT.path, ENDPOINT.bases) == ("embeddings", "/embeddings", ({"input"},))
     assert ENDPOINT.max_body_bytes == 32 * 1024 * 1024
     assert isinstance(ENDPOINT.parse(b'{"input":"x"}'), EmbeddingsAsk)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced, ProxyError
 from oxyy_proxy.rules.route import allowed, backoff_s, callable_models, chain, matches, next_target, serves
 from oxyy_proxy.rules.types import Policy, Price, Target, Team
-from tests.rules.policies import CHAT, model, policy, principal, team
+from tests.rules.policies import model, policy, principal, team
 
-EMBEDDINGS = frozenset({"input"})
+CHAT = (frozenset({"input", "output"}),)
+EMBEDDINGS = (frozenset({"input"}),)
 POLICY = policy(
     model("gpt-5", fallbacks=["gpt-5-mini", "claude"]),
     model("gpt-5-mini"),
@@ -29,8 +30,8 @@ POLICY = policy(
 
 
 def names(of: Policy, by: Team, requested: str | None, endpoint: str = "chat") -> list[str]:
-    units = EMBEDDINGS if endpoint == "embeddings" else CHAT
-    return [found.name for found in chain(of, principal(by), endpoint, units, requested)[1]]
+    bases = EMBEDDINGS if endpoint == "embeddings" else CHAT
+    return [found.name for found in chain(of, principal(by), endpoint, bases, requested)[1]]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,44 @@ def test_a_model_serves_what_it_is_offered_and_priced_for() -> None:
     assert not serves(POLICY.models["gpt-5"], "embeddings", EMBEDDINGS)
     assert not serves(POLICY.models["half"], "chat", CHAT)
     assert not serves(POLICY.models["unpriced"], "chat", CHAT)
+
+
+SPEECH = (frozenset({"character"}), frozenset({"audio_output"}), frozenset({"input", "output"}))
+BY = {
+    "character": ["character"],
+    "audio": ["audio_output", "cached_input"],
+    "tokens": ["input", "output"],
+    "half": ["input"],
+    "halves": ["input", "request"],
+    "nothing": [],
+}
+SPEAKING = policy(
+    *(
+        model(name, endpoints=["speech"], prices={unit: Price(1) for unit in units}, fallbacks=list(BY))
+        for name, units in BY.items()
+    ),
+    model("elsewhere", prices={"character": Price(1)}, fallbacks=["character"]),
+)
+
+
+@pytest.mark.parametrize("name", [*BY, "elsewhere"])
+def test_a_model_serves_with_all_units_of_any_one_way_to_charge(name: str) -> None:
+    assert serves(SPEAKING.models[name], "speech", SPEECH) is (name in ("character", "audio", "tokens"))
+    assert not serves(SPEAKING.models[name], "speech", ())
+
+
+def test_a_chain_may_charge_each_model_in_another_way() -> None:
+    _, models = chain(SPEAKING, principal(team()), "speech", SPEECH, "tokens")
+    assert [found.name for found in models] == ["tokens", "character", "audio"]
+    for name in ("half", "halves", "nothing", "elsewhere"):
+        with pytest.raises(ModelNotPriced, match="no price for speech"):
+            chain(SPEAKING, principal(team()), "speech", SPEECH, name)
+
+
+def test_a_team_sees_what_can_be_charged_in_any_way() -> None:
+    found = callable_models(SPEAKING, team(), {"chat": CHAT, "speech": SPEECH})
+    assert [one.name for one in found] == ["audio", "character", "tokens"]
+    assert callable_models(SPEAKING, team(), {"chat": CHAT}) == []
 
 
 @pytest.mark.parametrize(
@@ -183,10 +222,10 @@ def test_a_fallback_never_escapes_the_allowlist(
 
 
 def test_a_team_sees_what_it_may_call_somewhere() -> None:
-    units_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
-    found = [one.name for one in callable_models(POLICY, team(deny=["claude"]), units_of)]
+    bases_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
+    found = [one.name for one in callable_models(POLICY, team(deny=["claude"]), bases_of)]
     assert found == ["ada", "gpt-5", "gpt-5-mini", "gpt-5-preview"]
-    assert callable_models(POLICY, team(allow=["half", "unpriced"]), units_of) == []
+    assert callable_models(POLICY, team(allow=["half", "unpriced"]), bases_of) == []
 
 
 @given(
@@ -194,12 +233,12 @@ def test_a_team_sees_what_it_may_call_somewhere() -> None:
 )
 @settings(deadline=None, max_examples=100)
 def test_what_is_listed_is_what_can_be_called(allow: list[str], name: str) -> None:
-    units_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
-    listed = [one.name for one in callable_models(POLICY, team(allow=allow), units_of)]
+    bases_of = {"chat": CHAT, "embeddings": EMBEDDINGS}
+    listed = [one.name for one in callable_models(POLICY, team(allow=allow), bases_of)]
     callable_somewhere = False
-    for endpoint, units in units_of.items():
+    for endpoint, bases in bases_of.items():
         try:
-            chain(POLICY, principal(team(allow=allow)), endpoint, units, name)
+            chain(POLICY, principal(team(allow=allow)), endpoint, bases, name)
             callable_somewhere = True
         except ProxyError:
             pass
