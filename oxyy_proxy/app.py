@@ -14,7 +14,9 @@ from typing import Any
 from aiohttp import http_parser
 
 from oxyy_proxy.admin import Admin
+from oxyy_proxy.catalogue import Catalogue
 from oxyy_proxy.errors import StartupError
+from oxyy_proxy.jobs import Jobs
 from oxyy_proxy.ledger.sqlite import SqliteLedger
 from oxyy_proxy.ledger.sqlite_open import open_ledger
 from oxyy_proxy.listener import Listener
@@ -24,6 +26,7 @@ from oxyy_proxy.settings import Settings, address
 from oxyy_proxy.steps.exchange import Exchanges
 from oxyy_proxy.steps.state import Services
 from oxyy_proxy.sweep import Sweeper
+from oxyy_proxy.uploads import Buffers
 from oxyy_proxy.upstream import Upstream
 
 CUT_S = 5.0
@@ -51,8 +54,11 @@ class Proxy:
             settings.policies, loaded, on_loaded=self._policy_loaded, on_failed=self._policy_failed
         )
         sweeper = Sweeper()
+        clock, jitter = time.time, random.random
         self.upstream = Upstream(settings.upstream_url, org_key, sweeper)
         self.ledger = self._open_ledger()  # what may still fail after it must close it
+        self.jobs = Jobs(self.ledger, self.upstream, self.policies, self.log, clock, jitter)
+        catalogue = Catalogue(self.upstream, self.log)
         self.services = Services(
             policies=self.policies,
             ledger=self.ledger,
@@ -60,13 +66,17 @@ class Proxy:
             sweeper=sweeper,
             metrics=self.metrics,
             log=self.log,
-            clock=time.time,
+            clock=clock,
             entropy=lambda: f"{random.getrandbits(64):016x}",  # ids must differ, not be secret
-            jitter=random.random,
+            jitter=jitter,
+            buffers=Buffers(),
+            jobs=self.jobs,
+            catalogue=catalogue,
         )
         self.public = Listener(Exchanges(self.services).handle)
         self.admin = Listener(Admin(self.services).handle)
         try:
+            await self.jobs.resume()  # before a client can ask for one of them
             await self.public.open(*listen)
             await self.admin.open(*admin)
         except StartupError:
@@ -74,6 +84,8 @@ class Proxy:
             raise
         self._begin(sweeper.run())
         self._begin(self.policies.watch())
+        self._begin(self.jobs.run())
+        self._begin(catalogue.run())
         self._policy_loaded(loaded)
         self.log.event(
             "ready",
@@ -84,6 +96,7 @@ class Proxy:
             durability=settings.durability,
             recovered_unresolved=self.ledger.recovered.unresolved,
             recovered_voided=self.ledger.recovered.voided,
+            jobs=self.ledger.recovered.running,
         )
 
     async def run(self) -> None:

@@ -7,13 +7,15 @@
      ├─ ModelNotFound               404 model_not_found
      ├─ UnknownUrl                  404 unknown_url
      ├─ MethodNotAllowed            405 method_not_allowed
-     ├─ MalformedRequest            400 invalid_request   (the HTTP itself could not be read)
+     ├─ MalformedRequest            400 invalid_request   (the HTTP, or a form, could not be read)
      ├─ InvalidJson                 400 invalid_json
      ├─ InvalidValue                400 invalid_value
      ├─ RequestTooLarge             413 request_too_large
      ├─ UnsupportedEncoding         415 unsupported_encoding
      ├─ QuotaExceeded               429 insufficient_quota
      ├─ RateLimited                 429 rate_limit_exceeded
+     ├─ JobNotFound                 404 job_not_found
+     ├─ Overloaded                  503 overloaded
      ├─ Draining                    503 overloaded
      ├─ LedgerUnavailable           503 ledger_unavailable
      ├─ InternalError               500 internal_error
@@ -119,6 +121,18 @@ class RateLimited(ProxyError):
     """A limit per minute or hour, or on concurrency: trying again soon is right."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class Overloaded(ProxyError):
+    """More than the proxy can hold: in a moment there may be room."""
+
+    status, type, code = 503, "server_error", "overloaded"
+
+
+class JobNotFound(ProxyError):
+    """Unknown, or another team's: the same answer."""
+
+    status, type, code = 404, "invalid_request_error", "job_not_found"
 
 
 class Draining(ProxyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ PRICES = {
     "gpt-5-mini": {"input": "0.25", "cached_input": "0.025", "output": "2.00"},
     "claude-opus-4.6": {"input": "15", "cached_input": "1.5", "output": "75"},
     "text-embedding-3-small": {"input": "0.02"},
+    "dall-e-3": {"image": {"default": "0.04", "1024x1792": "0.08", "hd:1024x1024": "0.08"}},
+    "gpt-image-1": {"input": "5", "image_input": "10", "image_output": "40"},
+    "veo-3": {"video_second": {"default": "0.40", "1080p": "0.50"}},
+    "whisper-1": {"audio_minute": "0.006"},
+    "gpt-4o-mini-transcribe": {"input": "1.25", "audio_input": "3", "output": "5", "endpoints": ["transcriptions"]},
+    "tts-1-hd": {"character": "30"},
 }
+"""Of the simulator, in USD; `MODELS` has the same."""
 
 GATEWAY = "version: 1\n"
 
@@ -36,6 +44,14 @@ models:
   gpt-5-mini: {endpoints: [chat], price: {input: 0.25, cached_input: 0.025, output: 2.00}, fallbacks: []}
   claude-opus-4.6: {endpoints: [chat], price: {input: 15, cached_input: 1.5, output: 75}}
   text-embedding-3-small: {endpoints: [embeddings], price: {input: 0.02}}
+  dall-e-3:
+    endpoints: [images, image_edits]
+    price: {image: {default: 0.04, "1024x1792": 0.08, "hd:1024x1024": 0.08}}
+  gpt-image-1: {endpoints: [images, image_edits], price: {input: 5, image_input: 10, image_output: 40}}
+  veo-3: {endpoints: [videos], price: {video_second: {default: 0.40, 1080p: 0.50}}, max_seconds: 60}
+  whisper-1: {endpoints: [transcriptions], price: {audio_minute: 0.006}}
+  gpt-4o-mini-transcribe: {endpoints: [transcriptions], price: {input: 1.25, audio_input: 3, output: 5}}
+  tts-1-hd: {endpoints: [speech], price: {character: 30}}
   unpriced: {endpoints: [chat]}
 aliases: {fast: gpt-5-mini}
 """
@@ -126,9 +142,25 @@ class Rig:
         if key is not None:
             sent["Authorization"] = f"Bearer {key}"
         async with self.client.post(self.url + path, data=data, headers=sent) as answer:
-            raw = await answer.read()
-            is_json = answer.headers.get("Content-Type", "").startswith("application/json")
-            return answer.status, answer.headers, json.loads(raw) if is_json and raw else raw
+            return await _heard(answer)
+
+    async def get(self, path: str, key: str = KEY) -> tuple[int, Any, Any]:
+        """(status, headers, body) of a GET below /v1, as `post` gives them."""
+        async with self.client.get(self.url + path, headers={"Authorization": f"Bearer {key}"}) as answer:
+            return await _heard(answer)
+
+    async def send_form(self, path: str, fields: Mapping[str, str | tuple[str, bytes]], key: str = KEY) -> Any:
+        """(status, headers, body) of a multipart POST below /v1; a pair is a file: its name and its bytes."""
+        form = aiohttp.FormData()
+        for name, value in fields.items():
+            if isinstance(value, str):
+                form.add_field(name, value)
+            else:
+                form.add_field(name, value[1], filename=value[0], content_type="application/octet-stream")
+        data = form()
+        headers = {"Authorization": f"Bearer {key}", **data.headers}
+        async with self.client.post(self.url + path, data=data, headers=headers) as answer:
+            return await _heard(answer)
 
     async def chat(self, key: str | None = KEY, **members: Any) -> tuple[int, Any, Any]:
         """A chat request; members are added to, or replace, a small default body."""
@@ -142,3 +174,9 @@ class Rig:
             found = [dict(row) for row in db.execute(query)]
         db.close()
         return found
+
+
+async def _heard(answer: aiohttp.ClientResponse) -> tuple[int, Any, Any]:
+    raw = await answer.read()
+    is_json = answer.headers.get("Content-Type", "").startswith("application/json")
+    return answer.status, answer.headers, json.loads(raw) if is_json and raw else raw

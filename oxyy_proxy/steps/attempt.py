@@ -22,10 +22,10 @@ from oxyy_proxy.errors import (
 )
 from oxyy_proxy.ledger.base import AttemptEnd
 from oxyy_proxy.rules.route import backoff_s, next_target
-from oxyy_proxy.rules.types import Retry, Target
+from oxyy_proxy.rules.types import Model, PartTokens, Retry, Target
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.state import Call, Exchange, Services
-from oxyy_proxy.upstream import UpstreamAnswer
+from oxyy_proxy.upstream import Outgoing, UpstreamAnswer
 
 _KEPT_HEADERS = ("Retry-After",)
 """Of an error of the upstream, beside its Content-Type."""
@@ -71,7 +71,7 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
     """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
     plan, retry = call.plan, x.policy.retry
     deadline = monotonic() + retry.deadline_s
-    target = plan.targets[0]
+    target, most = plan.targets[0], retry.attempts
     while True:
         x.attempts += 1
         sent = monotonic()
@@ -79,8 +79,10 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
             return await _once(services, x, call, target, deadline - sent)
         except UpstreamFailure as failure:
             following = None
+            if failure.ambiguous and call.endpoint.after_ambiguous is not None:
+                most = min(most, x.attempts + call.endpoint.after_ambiguous)
             if failure.retryable:
-                following = next_target(plan.targets, x.attempts, retry.attempts, ambiguous=failure.ambiguous)
+                following = next_target(plan.targets, x.attempts, most, ambiguous=failure.ambiguous)
             pause_s = backoff_s(x.attempts, services.jitter())
             if following is None or monotonic() + pause_s >= deadline:
                 raise
@@ -99,10 +101,10 @@ async def _once(services: Services, x: Exchange, call: Call, target: Target, lef
     ask, model, retry = call.ask, target.model, x.policy.retry
     own_s, general_s = (model.first_byte_s, retry.first_byte_s) if ask.stream else (model.answer_s, retry.answer_s)
     limit_s = min(general_s if own_s is None else own_s, left_s)
-    headers = f"Content-Type: application/json\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
-    answer = await services.upstream.post(call.endpoint.path, ask.body_for(model.name), headers, limit_s)
+    headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
+    answer = await services.upstream.post(call.endpoint.path, _body(x, ask, model), headers, limit_s)
     try:
-        answered = await _read(ask, target, answer, retry)
+        answered = await _read(ask, target, answer, retry, x.policy.part_tokens)
     except BaseException:
         answer.close()
         raise
@@ -113,15 +115,26 @@ async def _once(services: Services, x: Exchange, call: Call, target: Target, lef
     return answered
 
 
-async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry) -> Answered:
+def _body(x: Exchange, ask: Ask, model: Model) -> bytes | Outgoing:
+    """What is sent: as one, or as it is read from where the upload lies."""
+    body = ask.body_for(model)
+    if isinstance(body, bytes):
+        return body
+    assert x.upload is not None
+    size = sum(len(piece) if isinstance(piece, bytes) else piece.end - piece.start for piece in body)
+    return Outgoing(size, x.upload.pieces(body))
+
+
+async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, parts: PartTokens) -> Answered:
     """What this answer is, as far as it must be read to know. Raises UpstreamFailure."""
     status, content_type = answer.status, answer.header("Content-Type")
     if 200 <= status < 300:
-        if ask.stream and content_type.startswith("text/event-stream"):
-            meter, first = await _first_event(answer, ask.meter())
+        meter = ask.meter(content_type, target.model)
+        if meter is not None:
+            first = await _first_event(answer, meter)
             return Streaming(target, content_type, answer, meter, first)
         body = await answer.read()
-        return Whole(target, content_type, body, ask.read(body))
+        return Whole(target, content_type, body, ask.read(body, target.model, parts))
     if status < 400:
         raise UpstreamErrorAnswer(f"The upstream answered {status}, which is not an answer. Tell your platform team.")
     if status in (401, 403):
@@ -137,8 +150,8 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry) 
     return PassedThrough(target, status, content_type, body, kept, end)
 
 
-async def _first_event(answer: UpstreamAnswer, meter: StreamMeter) -> tuple[StreamMeter, bytes]:
-    """Read up to the first real event: the meter, and what may go to the client. Raises UpstreamErrorAnswer for an
+async def _first_event(answer: UpstreamAnswer, meter: StreamMeter) -> bytes:
+    """Read up to the first real event: what may go to the client then. Raises UpstreamErrorAnswer for an
     error in its place (it costs nothing), UpstreamBadResponse for an end without one (it may)."""
     out = []
     while not (meter.started or meter.failure or meter.ended):
@@ -149,4 +162,4 @@ async def _first_event(answer: UpstreamAnswer, meter: StreamMeter) -> tuple[Stre
         out.append(meter.feed(data))
     if not meter.started:
         raise meter.failure or UpstreamBadResponse("The upstream's stream ended before it began. Retry.")
-    return meter, b"".join(out)
+    return b"".join(out)

@@ -6,16 +6,18 @@ parse the head → authenticate → route → read and parse the body → decide
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 
 import orjson
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from oxyy_proxy.endpoints import ENDPOINTS, models
+from oxyy_proxy.endpoints import ENDPOINTS, models, videos
 from oxyy_proxy.endpoints.base import Ask, Endpoint, target
 from oxyy_proxy.errors import (
     Draining,
     InternalError,
+    InvalidValue,
     MalformedRequest,
     MethodNotAllowed,
     ProxyError,
@@ -33,10 +35,11 @@ from oxyy_proxy.rules.types import Limit, Model, Plan, Policy, Principal
 from oxyy_proxy.steps.attempt import attempt
 from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
+from oxyy_proxy.steps.job import job_status
+from oxyy_proxy.steps.receive import receive
 from oxyy_proxy.steps.relay import answer_headers, relay
 from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
-from oxyy_proxy.sweep import Wait
 
 PREFIX = "/v1"
 TAG_MAX_CHARS = 64
@@ -46,6 +49,7 @@ MODEL_MAX_CHARS = 200
 _FORWARDED = ("Accept", "User-Agent")
 _USAGE_PATH = f"{PREFIX}/usage"
 _MODELS_PATH = PREFIX + models.PATH
+_JOBS_PATH = f"{PREFIX}{videos.ENDPOINT.path}/"
 _POSTS = {PREFIX + endpoint.path: endpoint for endpoint in ENDPOINTS}
 
 
@@ -79,6 +83,8 @@ class Exchanges:
             response = _refusal(x, InternalError("The proxy failed; its operator has been told. Retry."))
         finally:
             services.running.discard(task)
+            if x.upload is not None:
+                x.upload.close()
             self._record(x)
         if services.draining:
             response.force_close()
@@ -99,7 +105,7 @@ class Exchanges:
         in_flight = services.metrics.in_flight(endpoint.name)
         in_flight.inc()
         try:
-            ask = endpoint.parse(await self._read_body(x, request, endpoint.max_body_bytes))
+            ask = await receive(services, x, request, endpoint)
             x.stream = ask.stream
             x.model_requested = (ask.model or "")[:MODEL_MAX_CHARS]
             call = self._decide(x, principal, endpoint, ask)
@@ -126,58 +132,32 @@ class Exchanges:
         """What is answered without the upstream: models, usage, and refusals of anything else."""
         path, method = request.path, request.method
         get = method == "GET"
-        if path == _MODELS_PATH and get:
+        if (path == _MODELS_PATH or path.startswith(_MODELS_PATH + "/")) and get:
             x.endpoint = models.NAME
-            return _json(x, models.listing(x.policy, principal.team, ENDPOINTS))
-        if path.startswith(_MODELS_PATH + "/") and get:
-            x.endpoint = models.NAME
-            return _json(x, models.single(x.policy, principal.team, ENDPOINTS, path[len(_MODELS_PATH) + 1 :]))
+            described = await self._services.catalogue.described()
+            if path == _MODELS_PATH:
+                return _json(x, models.listing(x.policy, principal.team, ENDPOINTS, described))
+            name = path[len(_MODELS_PATH) + 1 :]
+            return _json(x, models.single(x.policy, principal.team, ENDPOINTS, described, name))
+        if path.startswith(_JOBS_PATH) and get:
+            x.endpoint = videos.ENDPOINT.name
+            return await job_status(self._services, x, principal, path[len(_JOBS_PATH) :])
         if path == _USAGE_PATH and get:
             x.endpoint = "usage"
             limits = watching(x.policy, principal)
             return _json(x, team_usage(principal, await self._services.ledger.standings(limits, x.started_at)))
         raise _no_route(path, method)
 
-    async def _read_body(self, x: Exchange, request: web.BaseRequest, limit_bytes: int) -> bytes:
-        """The whole body. Raises RequestTooLarge (as soon as it is known), UnsupportedEncoding or MalformedRequest."""
-        headers, transport = request.headers, request.transport
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedEncoding("Compressed request bodies are not accepted. Send the body as it is.")
-        announced = request.content_length
-        if announced is not None and announced > limit_bytes:
-            raise _too_large(limit_bytes)
-        content = request.content
-        if announced is not None and content.is_eof():
-            return content.read_nowait()  # it came with its head, as most do
-        if transport is None:
-            raise _broken_off()
-        if headers.get("Expect", "").lower() == "100-continue":
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # A client that falls silent is dropped. So is one whose chunks are malformed: aiohttp tells nobody of that.
-        wait = Wait(x.policy.retry.idle_s, transport.abort)
-        self._services.sweeper.add(wait)
-        pieces, size = [], 0
-        try:
-            wait.since = monotonic()
-            while piece := await content.readany():
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit_bytes:
-                    raise _too_large(limit_bytes)
-                wait.since = monotonic()
-        except (OSError, web.RequestPayloadError):
-            raise _broken_off() from None
-        finally:
-            self._services.sweeper.remove(wait)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
     def _decide(self, x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
         """Which models may answer, what the worst of each costs, and which limits watch."""
         requested, chosen, limits = self._route(x.policy, principal, endpoint, ask.model)
         parts = x.policy.part_tokens
-        targets = tuple([target(ask, model, parts) for model in chosen])
         x.model_requested, x.model_label = requested, chosen[0].name
-        return Call(principal, endpoint, ask, Plan(requested, targets, limits))
+        targets = [target(ask, chosen[0], parts)]
+        for model in chosen[1:]:
+            with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
+                targets.append(target(ask, model, parts))
+        return Call(principal, endpoint, ask, Plan(requested, tuple(targets), limits))
 
     def _route(
         self, policy: Policy, principal: Principal, endpoint: Endpoint, model: str | None
@@ -189,7 +169,7 @@ class Exchanges:
         asked = (principal.team.name, principal.key.id, endpoint.name, model)
         found = self._routes.get(asked)
         if found is None:
-            requested, chosen = chain(policy, principal, endpoint.name, endpoint.units, model)
+            requested, chosen = chain(policy, principal, endpoint.name, endpoint.bases, model)
             found = (requested, chosen[: policy.retry.attempts], watching(policy, principal))
             self._routes[asked] = found
         return found
@@ -234,18 +214,10 @@ def _text(header: str) -> str:
     return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _broken_off() -> MalformedRequest:
-    return MalformedRequest("The body broke off. Send as much as was announced.")
-
-
-def _too_large(limit_bytes: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The body is larger than {limit_bytes // 2**20} MB, the limit here. Send less at once.")
-
-
 def _no_route(path: str, method: str) -> ProxyError:
     if path in _POSTS:
         allow = "POST"
-    elif path in (_MODELS_PATH, _USAGE_PATH) or path.startswith(_MODELS_PATH + "/"):
+    elif path in (_MODELS_PATH, _USAGE_PATH) or path.startswith((_MODELS_PATH + "/", _JOBS_PATH)):
         allow = "GET"
     else:
         known = ", ".join([*_POSTS, _MODELS_PATH, _USAGE_PATH])

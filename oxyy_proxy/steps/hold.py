@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
 
-from oxyy_proxy.errors import Draining, InternalError, ProxyError, UpstreamFailure, UpstreamStatus
-from oxyy_proxy.ledger.base import AttemptEnd, Opening, Settlement, State
+from oxyy_proxy.errors import (
+    Draining,
+    InternalError,
+    LedgerUnavailable,
+    ProxyError,
+    UpstreamBadResponse,
+    UpstreamFailure,
+    UpstreamStatus,
+)
+from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement, State
 from oxyy_proxy.rules.budget import reservations
 from oxyy_proxy.rules.price import cost_nusd
 from oxyy_proxy.rules.types import Target, Usage
@@ -16,6 +25,7 @@ CLIENT_LEFT_STATUS = 499
 """The status on record where no answer was sent, as nginx logs it."""
 
 _ABANDONED = AttemptEnd("ambiguous", "abandoned")
+_SUBMITTED = AttemptEnd("answered", "job_submitted", 200)
 
 
 def attempt_end(failure: UpstreamFailure) -> AttemptEnd:
@@ -81,6 +91,20 @@ class Hold:
         x.usage, x.cost_nusd, x.model_served = usage, cost_nusd(usage, model.prices), model.name
         await self._durably(self._settle("settled", status, AttemptEnd("answered", reason, 200)))
 
+    async def submitted(self, job: Job) -> None:
+        """What was asked for is being made: put the job on record, which keeps the hold until it ends; durable on
+        return. Raises UpstreamBadResponse where the id is that of another job, and LedgerUnavailable; the job is then
+        still put on record as soon as that can be done."""
+        services = self._services
+        self.settled = True
+        recorded = services.ledger.submitted(job, _SUBMITTED)
+        recorded.add_done_callback(partial(_follow, services, job))
+        if not await recorded:
+            self.settled = False
+            raise UpstreamBadResponse("The upstream gave this job the id of another. Ask your platform team.")
+        self._exchange.model_served = job.model
+        services.metrics.attempt(job.model, _SUBMITTED.outcome)
+
     async def ended(self, end: AttemptEnd, status: int, error_code: str) -> None:
         """End without an answer that could be charged: unresolved where it may have cost, else voided."""
         self._exchange.error_code = error_code
@@ -145,3 +169,12 @@ def _noticed(settlement: asyncio.Future[None]) -> None:
     """A settlement that nobody waits for may fail: the ledger has told why, and tries again."""
     if not settlement.cancelled():
         settlement.exception()
+
+
+def _follow(services: Services, job: Job, recorded: asyncio.Future[bool]) -> None:
+    """From the moment that the job is on record, or will be, whoever still waits."""
+    if recorded.cancelled():
+        return
+    error = recorded.exception()
+    if isinstance(error, LedgerUnavailable) or (error is None and recorded.result()):
+        services.jobs.follow(job)

@@ -11,11 +11,12 @@ from time import monotonic
 import orjson
 from aiohttp import web
 
+from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
-from oxyy_proxy.ledger.base import AttemptEnd
+from oxyy_proxy.ledger.base import AttemptEnd, Job
 from oxyy_proxy.listener import SERVER
 from oxyy_proxy.rules.budget import duration, tightest
-from oxyy_proxy.rules.price import usd
+from oxyy_proxy.rules.price import cost_nusd, usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.response import whole_response
@@ -31,6 +32,8 @@ async def relay(
 ) -> web.StreamResponse:
     """Settle and answer; what is returned has been sent, or is about to be."""
     if isinstance(answered, Whole):
+        if answered.answer.job is not None:
+            return await _submitted(services, x, call, hold, answered, answered.answer.job)
         return await _whole(x, call, hold, answered)
     if isinstance(answered, PassedThrough):
         return await _passed_through(x, hold, answered)
@@ -44,11 +47,32 @@ async def relay(
 async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.StreamResponse:
     usage = answered.answer.usage
     if usage is None:
-        usage = call.ask.likely_usage(x.policy.part_tokens, answered.answer.output_bytes)
+        usage = call.ask.likely_usage(answered.target.model, x.policy.part_tokens, answered.answer.output_bytes)
     await hold.answered(usage)
     x.status = 200
     headers = {**answer_headers(x), "Content-Type": answered.content_type, "x-oxyy-cost-usd": usd(x.cost_nusd)}
     return whole_response(200, headers, answered.body)
+
+
+async def _submitted(
+    services: Services, x: Exchange, call: Call, hold: Hold, answered: Whole, seen: JobSeen
+) -> web.StreamResponse:
+    """The job is on record before the client has its id."""
+    model = answered.target.model
+    job = Job(
+        job_id=seen.job_id,
+        request_id=x.request_id,
+        team=call.principal.team.name,
+        submitted_at=services.clock(),
+        model=model.name,
+        policy_version=x.policy.version,
+        prices=model.prices,
+        asked=call.ask.worst(model, x.policy.part_tokens),
+    )
+    await hold.submitted(job)
+    await services.jobs.seen(job, seen)
+    x.status = 200
+    return whole_response(200, {**answer_headers(x), "Content-Type": answered.content_type}, answered.body)
 
 
 async def _passed_through(x: Exchange, hold: Hold, answered: PassedThrough) -> web.StreamResponse:
@@ -102,11 +126,20 @@ class _Stream:
         self._client_is_there = True
         x.status = 200
         x.model_served = streaming.target.model.name
-        headers = {**answer_headers(x), "Content-Type": streaming.content_type, "Cache-Control": "no-cache"}
-        self._response = web.StreamResponse(status=200, headers=headers)
-        self._at_once = False
+        self._response = web.StreamResponse(status=200, headers=self._head())
+        self._at_once = self._chunked = False
         self._behind = b""
         self._wait = Wait(x.policy.retry.idle_s, self._client_stalled)
+
+    def _head(self) -> dict[str, str]:
+        x, streaming = self._x, self._streaming
+        headers = {**answer_headers(x), "Content-Type": streaming.content_type}
+        if streaming.meter.events:
+            return {**headers, "Cache-Control": "no-cache"}
+        length = streaming.answer.header("Content-Length")
+        model = streaming.target.model
+        cost = cost_nusd(self._call.ask.likely_usage(model, x.policy.part_tokens, 0), model.prices)
+        return {**headers, **({"Content-Length": length} if length else {}), "x-oxyy-cost-usd": usd(cost)}
 
     async def run(self) -> web.StreamResponse:
         self._services.sweeper.add(self._wait)
@@ -147,7 +180,9 @@ class _Stream:
             self._client_is_there = False
         await self._send(self._streaming.first)
         # From here on chunks may be written past aiohttp's writer, which has nothing of its own left to send.
-        self._at_once = bool(self._streaming.first) and self._response.headers.get("Transfer-Encoding") == "chunked"
+        headers = self._response.headers
+        self._chunked = headers.get("Transfer-Encoding") == "chunked"
+        self._at_once = bool(self._streaming.first) and (self._chunked or "Content-Length" in headers)
         self._x.first_byte_s = monotonic() - self._x.started
 
     def _take(self, data: bytes) -> bool:
@@ -169,7 +204,7 @@ class _Stream:
             or transport.get_write_buffer_size() > BEHIND_BYTES
         ):
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return True
 
     async def _send(self, data: bytes) -> None:
@@ -185,7 +220,13 @@ class _Stream:
             self._wait.since = None
 
     async def _send_error(self, error: ProxyError) -> None:
-        """An event that broke off is ended first, or the error would be read as the rest of it."""
+        """An event that broke off is ended first, or the error would be read as the rest of it. Where there are no
+        events the connection is dropped: the answer must not look complete."""
+        if not self._streaming.meter.events:
+            self._client_is_there = False
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            return
         await self._send((b"\n\n" if self._streaming.meter.mid_event else b"") + error_event(error))
 
     async def _finish_without_client(self) -> None:
@@ -195,14 +236,15 @@ class _Stream:
             return
         try:
             async with asyncio.timeout(policy.drain_s):
-                while not meter.ended:
-                    data = await self._streaming.answer.chunk()
-                    if not data:
-                        meter.finish()
-                        raise UpstreamReset("The upstream ended its stream before it was complete.")
+                while data := await self._streaming.answer.chunk():
                     meter.feed(data)
+                    if meter.ended:
+                        return
         except TimeoutError:
             return
+        meter.finish()
+        if not meter.ended:
+            raise UpstreamReset("The upstream ended its stream before it was complete.")
 
     async def _settle(self, cut: UpstreamFailure | None) -> None:
         """Durable before the last byte. What the upstream said is charged, however the stream ended."""
@@ -235,7 +277,8 @@ class _Stream:
         await self._end()
 
     async def _estimate(self, reason: str) -> None:
-        usage = self._call.ask.likely_usage(self._x.policy.part_tokens, self._streaming.meter.output_bytes)
+        ask, streaming = self._call.ask, self._streaming
+        usage = ask.likely_usage(streaming.target.model, self._x.policy.part_tokens, streaming.meter.output_bytes)
         await self._hold.answered(usage, reason=reason)
 
     async def _end(self) -> None:

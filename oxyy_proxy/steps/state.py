@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from oxyy_proxy.catalogue import Catalogue
 from oxyy_proxy.endpoints.base import Ask, Endpoint
+from oxyy_proxy.jobs import Jobs
 from oxyy_proxy.ledger.base import Ledger
 from oxyy_proxy.observe import Log, Metrics
 from oxyy_proxy.rules.budget import Standing
 from oxyy_proxy.rules.types import Plan, Policy, Principal, Usage
 from oxyy_proxy.sweep import Sweeper
+from oxyy_proxy.uploads import Buffers, Upload
 from oxyy_proxy.upstream import Upstream
 
 
@@ -36,6 +39,9 @@ class Services:
     clock: Callable[[], float]
     entropy: Callable[[], str]
     jitter: Callable[[], float]
+    buffers: Buffers
+    jobs: Jobs
+    catalogue: Catalogue
     draining: bool = False
     running: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -79,5 +85,7 @@ class Exchange:
     cost_nusd: int = 0
     first_byte_s: float | None = None
     upstream_s: float = 0.0
+    upload: Upload | None = None
+    """The body, where it did not come with the head."""
     committed: bool = False
     """Whether the answer has begun: nothing else may be answered then."""

@@ -12,10 +12,11 @@ import pytest
 
 from oxyy_proxy.endpoints import ENDPOINTS
 from oxyy_proxy.endpoints.base import Endpoint
-from tests.rig import KEY, Rig, team_file
+from tests.rig import KEY, ORG_KEY, Rig, team_file
 from tests.steps.wires import Heard, Wire, ask, dial, limits, request
 
 EXPIRED_KEY = "team-key-expired"
+ORG = {"Authorization": f"Bearer {ORG_KEY}"}
 
 TYPES = {
     "invalid_api_key": (401, "authentication_error"),
@@ -34,8 +35,25 @@ TYPES = {
 VALID: dict[str, dict[str, Any]] = {
     "chat": {"model": "gpt-5", "messages": [{"role": "user", "content": "Hello!"}]},
     "embeddings": {"model": "text-embedding-3-small", "input": "Hello!"},
+    "images": {"model": "dall-e-3", "prompt": "A lake"},
+    "image_edits": {"model": "dall-e-3", "prompt": "A lake", "image": "https://images.example/lake.png"},
+    "videos": {"model": "veo-3", "prompt": "A lake"},
+    "transcriptions": {"model": "whisper-1", "file_url": "https://sounds.example/lake.mp3"},
+    "speech": {"model": "tts-1-hd", "input": "Hello!", "voice": "alloy"},
 }
 """A good body for every endpoint; a new one needs its own here."""
+
+INTERNAL_URLS = [
+    "lake.png",
+    "file:///etc/passwd",
+    "http://localhost/a",
+    "http://127.0.0.1:9090/metrics",
+    "http://0x7f.1/a",
+    "http://[::ffff:169.254.169.254]/latest/meta-data",
+    "http://metadata.google.internal/",
+]
+IMAGE_PARAM = "messages[0].content[0].image_url"
+"""What nobody may have the upstream fetch; `tests/rules/test_urls.py` has them all."""
 
 WRONG_FIELDS: dict[str, list[tuple[str, Any, str]]] = {
     "chat": [
@@ -54,6 +72,10 @@ WRONG_FIELDS: dict[str, list[tuple[str, Any, str]]] = {
         ("stream_options", [], "stream_options"),
         ("stream_options", {"include_usage": 1}, "include_usage"),
         ("temperature", "hot", "temperature"),
+        *[
+            ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}], IMAGE_PARAM)
+            for url in INTERNAL_URLS
+        ],
     ],
     "embeddings": [
         ("input", None, "input"),
@@ -64,6 +86,51 @@ WRONG_FIELDS: dict[str, list[tuple[str, Any, str]]] = {
         ("encoding_format", 1, "encoding_format"),
         ("dimensions", 0, "dimensions"),
     ],
+    "images": [
+        ("prompt", None, "prompt"),
+        ("prompt", "", "prompt"),
+        ("prompt", ["a"], "prompt"),
+        ("n", 0, "n"),
+        ("n", "2", "n"),
+        ("n", 10**9, "n"),
+        ("size", 1024, "size"),
+        ("quality", {}, "quality"),
+    ],
+    "image_edits": [
+        ("prompt", None, "prompt"),
+        ("image", None, "image"),
+        ("image", 5, "image"),
+        ("image", ["https://images.example/a.png", 5], "image"),
+        ("image_base64", 5, "image_base64"),
+        ("n", 1.5, "n"),
+        *[("image", url, "image") for url in INTERNAL_URLS],
+        ("mask", "http://10.0.0.1/mask.png", "mask"),
+    ],
+    "videos": [
+        ("prompt", None, "prompt"),
+        ("duration", 0, "duration"),
+        ("duration", "4", "duration"),
+        ("duration", 4.5, "duration"),
+        ("duration", 61, "duration"),
+        ("resolution", 1080, "resolution"),
+        *[("image", url, "image") for url in INTERNAL_URLS],
+    ],
+    "transcriptions": [
+        ("file_url", None, "file"),
+        ("file_url", 5, "file_url"),
+        ("file_base64", "UklGRg==", "file"),
+        ("stream", "yes", "stream"),
+        ("response_format", 5, "response_format"),
+        *[("file_url", url, "file_url") for url in INTERNAL_URLS],
+    ],
+    "speech": [
+        ("input", None, "input"),
+        ("input", "", "input"),
+        ("input", ["a"], "input"),
+        ("voice", None, "voice"),
+        ("voice", "", "voice"),
+        ("voice", 5, "voice"),
+    ],
 }
 """Per endpoint: a member, its wrong value, and the `param` that is named."""
 
@@ -72,9 +139,15 @@ version: 1
 models:
   gpt-5: {endpoints: [chat], price: {input: 1.25, output: 10.00}}
   text-embedding-3-small: {endpoints: [embeddings], price: {input: 0.02}}
-  unpriced: {endpoints: [chat, embeddings]}
-  forbidden: {endpoints: [chat, embeddings], price: {input: 1, output: 1}}
-"""
+  dall-e-3: {endpoints: [images, image_edits], price: {image: 0.04}}
+  veo-3: {endpoints: [videos], price: {video_second: 0.40}, max_seconds: 60}
+  whisper-1: {endpoints: [transcriptions], price: {audio_minute: 0.006}}
+  tts-1-hd: {endpoints: [speech], price: {character: 30}}
+  unpriced: {endpoints: [ALL]}
+  forbidden:
+    endpoints: [ALL]
+    price: {input: 1, output: 1, image: 1, video_second: 1, audio_minute: 1, character: 1}
+""".replace("ALL", ", ".join(endpoint.name for endpoint in ENDPOINTS))
 
 Send = Callable[[Wire, Endpoint], Any]
 
@@ -158,7 +231,8 @@ BAD = {
 }
 
 ANOTHER_ENDPOINTS = {
-    name: next(VALID[other.name]["model"] for other in ENDPOINTS if other.name != name) for name in VALID
+    name: next(body["model"] for other, body in VALID.items() if body["model"] != VALID[name]["model"])
+    for name in VALID
 }
 
 
@@ -191,7 +265,7 @@ async def _refused(rig: Rig, endpoint: Endpoint, bad: Bad) -> Heard:
 async def test_bad_input_is_refused_as_documented_and_leaves_no_trace(
     make_rig: Callable[..., Any], endpoint: Endpoint, bad: Bad
 ) -> None:
-    allow = '"gpt-*", "text-*", unpriced'
+    allow = '"gpt-*", "text-*", dall-e-3, veo-3, whisper-1, tts-1-hd, unpriced'
     expired = team_file("old", EXPIRED_KEY).replace('"}]', '", expires: 2026-01-31}]')
     caps = "{meter: usd, per: month, cap: 1000}, {meter: requests, per: day, cap: 1}, {meter: concurrent, cap: 1}"
     rig = await make_rig(models=MODELS, teams={"search": team_file(allow=allow, limits=caps), "old": expired})
@@ -224,7 +298,9 @@ async def test_what_is_good_is_answered(rig: Rig, endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 async def test_127_levels_and_keys_twice_below_the_top_are_good(rig: Rig, endpoint: Endpoint) -> None:
-    body = _raw(b"", _deep(127) + b', "user": {"a": 1, "a": 2}')(VALID[endpoint.name])
+    made_explicit = {"images": {"n": 1}, "image_edits": {"n": 1}, "videos": {"duration": 4}}
+    good = {**VALID[endpoint.name], **made_explicit.get(endpoint.name, {})}
+    body = _raw(b"", _deep(127) + b', "user": {"a": 1, "a": 2}')(good)
     answer = await ask(rig, body, path=f"/v1{endpoint.path}")
     assert answer.status == 200
     assert rig.simulator.received[-1][1] == body
@@ -239,9 +315,25 @@ async def test_a_read_route_takes_get_alone(rig: Rig, path: str) -> None:
 
 
 async def test_models_lists_what_the_team_may_call_and_nothing_else(make_rig: Callable[..., Any]) -> None:
-    rig = await make_rig(teams={"search": team_file(allow='"gpt-*"')})
+    rig = await make_rig(teams={"search": team_file(allow='"gpt-5*"')})
     listed = (await ask(rig, path="/v1/models", method="GET")).json
     assert [model["id"] for model in listed["data"]] == ["gpt-5", "gpt-5-mini", "fast"]
     hidden = await ask(rig, path="/v1/models/claude-opus-4.6", method="GET")
     assert (hidden.status, hidden.error["code"]) == (404, "model_not_found")
-    assert not rig.simulator.received
+    assert rig.rows() == []
+
+
+async def test_a_listing_has_what_the_upstream_says_of_a_model(rig: Rig) -> None:
+    described = (await ask(rig, path="/v1/models/fast", method="GET")).json
+    assert described["id"] == "fast"
+    async with rig.client.get(f"{rig.simulator.url}/models/gpt-5-mini", headers=ORG) as answer:
+        theirs = await answer.json()
+    assert described == {**theirs, "id": "fast"}
+    assert theirs["context_window"] > 0
+
+
+async def test_a_listing_is_there_though_the_upstream_is_not(rig: Rig) -> None:
+    await rig.simulator.refuse()
+    listed = await ask(rig, path="/v1/models", method="GET")
+    assert listed.status == 200
+    assert "gpt-5" in [model["id"] for model in listed.json["data"]]

@@ -188,7 +188,7 @@ async def raw_upstream(
                 await answers[0](writer)
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
                 upstream.seen.append((head, await reader.readexactly(length)))
                 await answers[min(len(upstream.seen), len(answers)) - 1](writer)
                 if not keep or writer.is_closing():
