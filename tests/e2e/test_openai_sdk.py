@@ -3,18 +3,16 @@ bills."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from oxyy_proxy.simulator import DEFAULT_PRICES, Simulator
 from tests.e2e.sdk import HELLO, KEY, KINDS, Sdk, assert_billed, idle
-from tests.rig import ORG_KEY, Rig
+from tests.rig import Rig
 
 WEATHER = {
     "type": "function",
@@ -172,82 +170,6 @@ async def test_a_stream_that_the_client_closes_early_is_settled_at_its_price(sdk
     await idle(rig)
     assert rig.rows()[0]["output_tokens"] == 100
     assert_billed(rig)
-
-
-QUICK_START = """
-# pip install openai
-from openai import OpenAI
-
-client = OpenAI(
-    api_key="YOUR_API_KEY",
-    base_url="https://api.oxyy.ai/v1"
-)
-
-response = client.chat.completions.create(
-    model="gpt-5",
-    messages=[{"role": "user", "content": "Hello!"}]
-)
-
-print(response.choices[0].message.content)
-"""
-
-CHAT = """
-from openai import OpenAI
-
-client = OpenAI(
-    api_key="YOUR_API_KEY",
-    base_url="https://api.oxyy.ai/v1"
-)
-
-response = client.chat.completions.create(
-    model="chatgpt-4o-latest",
-    messages=[{"role": "user", "content": "Hello!"}],
-    temperature=0.7,
-    max_tokens=4096
-)
-
-print(response.choices[0].message.content)
-"""
-
-EMBEDDINGS = """
-from openai import OpenAI
-
-client = OpenAI(api_key="YOUR_API_KEY", base_url="https://api.oxyy.ai/v1")
-
-response = client.embeddings.create(
-    model="gemini-embedding-001",
-    input="The quick brown fox jumps over the lazy dog"
-)
-embedding = response.data[0].embedding
-print(len(embedding), "dimensions")
-"""
-
-
-@pytest.mark.parametrize("example", [QUICK_START, CHAT, EMBEDDINGS], ids=["quick start", "chat", "embeddings"])
-async def test_the_documentations_own_examples(make_rig: Callable[..., Any], example: str) -> None:
-    rig = await make_rig(models=documented_models(), simulator=Simulator(org_key=ORG_KEY))
-    source = example.replace("https://api.oxyy.ai/v1", rig.url).replace("YOUR_API_KEY", KEY)
-    said: list[tuple[Any, ...]] = []
-
-    def run() -> None:
-        names: dict[str, Any] = {"print": lambda *words: said.append(words)}
-        exec(compile(source, "example", "exec"), names)
-        names["client"].close()
-
-    await asyncio.to_thread(run)
-    ((first, *rest),) = said
-    assert (first, rest) == (8, ["dimensions"]) if "embeddings" in example else first.strip() and not rest
-    assert_billed(rig)
-
-
-def documented_models() -> str:
-    """models.yaml with the simulator's price list, which has every model of the documentation's examples."""
-    lines = ["version: 1", "models:"]
-    for name, prices in DEFAULT_PRICES.items():
-        endpoint = "chat" if "output" in prices else "embeddings"
-        units = ", ".join(f"{unit}: {price}" for unit, price in prices.items())
-        lines.append(f"  {name}: {{endpoints: [{endpoint}], price: {{{units}}}}}")
-    return "\n".join(lines)
 
 
 def text_of(events: list[Any]) -> str:
