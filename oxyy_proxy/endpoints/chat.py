@@ -71,6 +71,8 @@ class ChatAsk(Ask):
         options = optional(members, "stream_options", dict, "an object") or {}
         self._wants_usage = bool(optional(options, "include_usage", bool, "true or false"))
         self._parts, media_bytes, self.urls = _media(_messages(members))
+        if self._parts or self.urls:
+            self._body.require_unique()  # a URL that is there twice could be two
         self._text_bytes = max(0, len(raw) - media_bytes)
 
     def worst(self, model: Model, parts: PartTokens) -> Usage:

@@ -57,6 +57,11 @@ class JsonBody:
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
             raise _too_deep()
 
+    def require_unique(self) -> None:
+        """No key may be there twice in any object, at any depth: of two values another parser may take the other one.
+        Raises InvalidJson."""
+        json.loads(self.raw, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+
     def replaced(self, changes: Mapping[str, Any]) -> bytes:
         """The body with these top-level members set; every other byte stays as it came."""
         close = self.raw.rindex(b"}")
@@ -74,6 +79,15 @@ class JsonBody:
         if added and self.members:
             added[0] = "," + added[0]
         return head + ",".join(added).encode() + tail
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidJson(f"The body has the key {twice[:64]!a} twice in one object. Keep one of them.")
+    return found
 
 
 def _plainly_unique(raw: bytes, members: Mapping[str, Any]) -> bool:

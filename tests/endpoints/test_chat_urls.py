@@ -10,7 +10,7 @@ import pytest
 
 from oxyy_proxy.endpoints import chat
 from oxyy_proxy.endpoints.chat import ChatAsk
-from oxyy_proxy.errors import InvalidValue
+from oxyy_proxy.errors import InvalidJson, InvalidValue
 from oxyy_proxy.rules.types import PartTokens
 from oxyy_proxy.rules.urls import require_public
 from tests.rules.policies import model
@@ -129,3 +129,9 @@ def test_a_url_costs_the_hold_its_part_and_not_its_length() -> None:
         return ChatAsk(body).worst(model("gpt-5"), PartTokens()).input_tokens
 
     assert held(URL) == held(URL + "?" + "x" * 8000)
+
+
+def test_a_url_that_is_there_twice_is_refused() -> None:
+    part = b'{"type": "image_url", "image_url": {"url": "http://10.0.0.1/", "url": "https://images.example/a.png"}}'
+    with pytest.raises(InvalidJson, match="twice"):
+        ChatAsk(b'{"model": "gpt-5", "messages": [{"role": "user", "content": [' + part + b"]}]}")

@@ -310,3 +310,17 @@ def test_random_bytes_are_read_as_json_reads_them_or_refused(raw: bytes) -> None
     except InvalidJson:
         return
     assert body.members == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b'{"a": {"b": 1, "b": 2}}', b'{"a": [{"b": [{"c": 1, "\\u0063": 2}]}]}', b'{"a": [1, {"": 0, "": 0}]}'],
+)
+def test_a_key_twice_below_the_top_is_refused_where_it_matters(raw: bytes) -> None:
+    body = JsonBody(raw)  # as such it is taken
+    with pytest.raises(InvalidJson, match="twice in one object"):
+        body.require_unique()
+
+
+def test_the_same_key_in_several_objects_is_not_twice() -> None:
+    JsonBody(b'{"a": {"b": 1}, "b": [{"b": 1}, {"b": {"b": 2}}]}').require_unique()
