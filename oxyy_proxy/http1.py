@@ -103,6 +103,11 @@ class Incoming:
         """The body has ended and all of it was taken."""
         return self.complete and not self._body
 
+    @property
+    def refuses(self) -> bool:
+        """Nothing more of the request is wanted: it failed, its answer is an error, or has ended already."""
+        return self.failure is not None or self.complete or (self.has_head and self.status >= 400)
+
     async def something(self) -> None:
         """Wait for anything to happen to it."""
         self._waiter = self._connection.loop.create_future()
@@ -177,15 +182,15 @@ class Connection(asyncio.Protocol):
         return incoming
 
     async def send_body(self, pieces: AsyncIterator[bytes]) -> None:
-        """Write the body of the request just sent, as fast as it is taken. An answer, or a failure, before its end ends
-        the sending: nobody reads the rest."""
+        """Write the body of the request just sent, as fast as it is taken. An error, or a failure, before its end ends
+        the sending: nobody reads the rest. An answer that only begins early does not."""
         incoming, transport = self._incoming, self._transport
         assert incoming is not None
         assert transport is not None
         async for piece in pieces:
-            while self._full and not incoming.has_head and incoming.failure is None:
+            while self._full and not incoming.refuses:
                 await incoming.something()
-            if incoming.has_head or incoming.failure is not None:
+            if incoming.refuses:
                 self._cut_short = True
                 return
             transport.write(piece)

@@ -20,6 +20,7 @@ from oxyy_proxy.errors import (
     InvalidValue,
     MalformedRequest,
     MethodNotAllowed,
+    Overloaded,
     ProxyError,
     RequestTooLarge,
     UnknownUrl,
@@ -240,6 +241,6 @@ def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
     x.error_code = error.code
     headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
     response = whole_response(status, headers, body)
-    if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest):
+    if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest | Overloaded):
         response.force_close()  # the rest of the body is not wanted
     return response
