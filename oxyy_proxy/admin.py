@@ -1,10 +1,11 @@
-"""The admin listener: `/metrics`, `/healthz` (alive), `/readyz` (may be sent requests). No authentication: keep it
-inside."""
+"""The admin listener: `/metrics`, `/healthz` (alive), `/readyz` (may be sent requests), `/-/drain` (take no more). No
+authentication: keep it inside."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
@@ -18,19 +19,33 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Admin:
     """Handles every request of the admin listener."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, drain: Callable[[], object]) -> None:
+        """`drain` begins to drain, and returns at once."""
         self._services = services
+        self._drain = drain
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/-/drain" and request.method == "POST":
+            self._drain()
+            return self._state(202)
         if request.method not in ("GET", "HEAD"):
-            return _text(405, "use GET\n", {"Allow": "GET, HEAD"})
+            allow = "GET, HEAD, POST" if request.path == "/-/drain" else "GET, HEAD"
+            return _text(405, f"use {allow}\n", {"Allow": allow})
+        if request.path == "/-/drain":
+            return self._state(200)
         if request.path == "/metrics":
             return await self._metrics()
         if request.path == "/healthz":
             return _text(200, "alive\n")
         if request.path == "/readyz":
             return await self._ready()
-        return _text(404, "known: /metrics /healthz /readyz\n")
+        return _text(404, "known: /metrics /healthz /readyz /-/drain\n")
+
+    def _state(self, status: int) -> web.Response:
+        """Whether it drains, and how many requests are still being served: at 0 it may be stopped."""
+        services = self._services
+        body = orjson.dumps({"draining": services.draining, "running": len(services.running)})
+        return web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
 
     async def _metrics(self) -> web.Response:
         services = self._services

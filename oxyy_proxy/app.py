@@ -24,6 +24,7 @@ from oxyy_proxy.observe import Log, Metrics
 from oxyy_proxy.policyfiles import Loaded, PolicyInvalid, PolicyStore, load
 from oxyy_proxy.settings import Settings, address
 from oxyy_proxy.steps.exchange import Exchanges
+from oxyy_proxy.steps.health import Health
 from oxyy_proxy.steps.state import Services
 from oxyy_proxy.sweep import Sweeper
 from oxyy_proxy.uploads import Buffers
@@ -40,6 +41,7 @@ class Proxy:
         self._settings = settings
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[int] | None = None
 
     async def start(self) -> None:
         """Everything up to listening. Raises StartupError, with nothing left running."""
@@ -70,11 +72,13 @@ class Proxy:
             entropy=lambda: f"{random.getrandbits(64):016x}",  # ids must differ, not be secret
             jitter=jitter,
             buffers=Buffers(),
+            health=Health(self.metrics.breaker),
+            max_in_flight=settings.max_in_flight,
             jobs=self.jobs,
             catalogue=catalogue,
         )
         self.public = Listener(Exchanges(self.services).handle)
-        self.admin = Listener(Admin(self.services).handle)
+        self.admin = Listener(Admin(self.services, self.drain).handle)
         try:
             await self.jobs.resume()  # before a client can ask for one of them
             await self.public.open(*listen)
@@ -109,21 +113,30 @@ class Proxy:
         await self.stop()
 
     async def stop(self) -> None:
-        """Not ready, accept nothing more, finish what runs within the policy's `drain`, cut the rest with an error
-        event, settle, checkpoint."""
-        services = self.services
-        services.draining = True
-        drain_s = self.policies.policy.drain_s
-        self.log.event("draining", running=len(services.running), seconds=drain_s)
+        """Accept nothing more, drain, settle, checkpoint."""
         self.public.stop_accepting()
-        await _wait(services.running, drain_s)
-        for task in services.running:
-            task.cancel()
-        cut = len(services.running)
-        await _wait(services.running, CUT_S)
+        cut = await self.drain()
         await self._close()
         self.log.event("stopped", cut=cut)
         self.log.flush()
+
+    def drain(self) -> asyncio.Task[int]:
+        """Not ready, begin nothing more, finish what runs within the policy's `drain`, cut the rest with an error
+        event. Begun once; the result is how many were cut."""
+        if self._draining is None:
+            self.services.draining = True
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        return self._draining
+
+    async def _drain(self) -> int:
+        running, drain_s = self.services.running, self.policies.policy.drain_s
+        self.log.event("draining", running=len(running), seconds=drain_s)
+        await _wait(running, drain_s)
+        for task in running:
+            task.cancel()
+        cut = len(running)
+        await _wait(running, CUT_S)
+        return cut
 
     async def _close(self) -> None:
         for task in self._tasks:

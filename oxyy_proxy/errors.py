@@ -18,6 +18,7 @@
      ├─ Overloaded                  503 overloaded
      ├─ Draining                    503 overloaded
      ├─ LedgerUnavailable           503 ledger_unavailable
+     ├─ UpstreamUnavailable         503 upstream_unavailable   (nobody is asked: every breaker is open)
      ├─ InternalError               500 internal_error
      └─ UpstreamFailure             an attempt that did not answer; knows whether it may have cost money
          ├─ UpstreamStatus          500 or 503 (or what `retry.on` names): handed on if it is the last one
@@ -141,6 +142,12 @@ class Draining(ProxyError):
 
 class LedgerUnavailable(ProxyError):
     status, type, code = 503, "server_error", "ledger_unavailable"
+
+
+class UpstreamUnavailable(ProxyError):
+    """No model may be called: nothing is sent."""
+
+    status, type, code = 503, "server_error", "upstream_unavailable"
 
 
 class InternalError(ProxyError):

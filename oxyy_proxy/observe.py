@@ -115,6 +115,9 @@ class Metrics:
             buckets=_COMMIT_BUCKETS_S,
             registry=registry,
         )
+        self._breaker_state = Gauge(
+            "oxyy_breaker_state", "0 closed, 1 half-open, 2 open.", ["model"], registry=registry
+        )
         self.reload_failed = Gauge(
             "oxyy_policy_reload_failed", "1 while the policy folder on disk is invalid.", registry=registry
         )
@@ -132,6 +135,10 @@ class Metrics:
     def policy_loaded(self, version: str) -> None:
         self._policy_info.clear()
         self._policy_info.labels(version).set(1)
+
+    def breaker(self, model: str, state: str) -> None:
+        """The breaker of a model is now `state`, of `rules.breaker`."""
+        self._breaker_state.labels(model).set({"half_open": 1, "open": 2}.get(state, 0))
 
     def attempt(self, model: str, outcome: str) -> None:
         self._attempt_child(model, outcome).inc()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from oxyy_proxy.errors import StartupError
@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
     durability: Literal["process", "power"] = "process"
+    max_in_flight: Annotated[int, Field(gt=0, le=1_000_000)] = 8192
     log_format: Literal["json", "console"] = "json"
     api_key: SecretStr | None = None
     api_key_file: Path | None = None

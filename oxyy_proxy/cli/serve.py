@@ -38,6 +38,14 @@ def serve(
             show_default="process",
         ),
     ] = None,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that are served at a time; no team takes more than three quarters.",
+            envvar="OXYY_MAX_IN_FLIGHT",
+            show_default="8192",
+        ),
+    ] = None,
     log_format: Annotated[
         str | None, typer.Option(help="json or console.", envvar="OXYY_LOG_FORMAT", show_default="json")
     ] = None,
@@ -57,6 +65,7 @@ def serve(
             listen=listen,
             admin=admin,
             durability=durability,
+            max_in_flight=max_in_flight,
             log_format=log_format,
         )
     )

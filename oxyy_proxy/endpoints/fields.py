@@ -181,13 +181,13 @@ def media_type(content_type: str) -> str:
 def milliseconds(seconds: object, most_ms: int) -> int | None:
     """A length that an upstream tells in seconds, also where it writes it as text; a part of a millisecond counts as
     one. None for what is no length, or a longer one than `most_ms`."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+    if not isinstance(seconds, int | float | str):
         return None
     try:
         text = str(seconds)
         # By its decimals: in binary fractions 0.07 * 1000 is a hair above 70.
         exact = Decimal(text if len(text) <= _MAX_NUMBER_CHARS else "NaN") * 1000
-    except (ArithmeticError, ValueError):  # no number, or one of more digits than Python converts
+    except (ArithmeticError, ValueError):  # no number (True is none), or of more digits than Python converts
         return None
     return ceil(exact) if exact.is_finite() and 0 < exact <= most_ms else None
 

@@ -8,11 +8,11 @@ from oxyy_proxy.policyfiles.document import Value
 from oxyy_proxy.policyfiles.findings import Loaded, PolicyInvalid
 from oxyy_proxy.policyfiles.folder import GATEWAY, MODELS, Folder, read_folder
 from oxyy_proxy.policyfiles.limits import build_limits
-from oxyy_proxy.policyfiles.models import NO_EFFECT, Catalogue, build_models
-from oxyy_proxy.policyfiles.schema import GatewaySpec, ModelsSpec, RetrySpec, TeamSpec
+from oxyy_proxy.policyfiles.models import Catalogue, build_models
+from oxyy_proxy.policyfiles.schema import BreakerSpec, GatewaySpec, ModelsSpec, RetrySpec, TeamSpec
 from oxyy_proxy.policyfiles.source import Findings, Source
 from oxyy_proxy.policyfiles.teams import build_teams
-from oxyy_proxy.rules.types import Limit, Policy, Retry
+from oxyy_proxy.rules.types import BreakerPolicy, Limit, Policy, Retry
 
 
 def load(folder: Path, now: float | None = None) -> Loaded:
@@ -46,6 +46,7 @@ def load_files(folder: Folder, now: float | None = None) -> Loaded:
         default_models=catalogue.default_models,
         limits=_organisation(gateway, general, catalogue),
         retry=_retry(general.retry),
+        breaker=_breaker(general.breaker),
         part_tokens=catalogue.part_tokens,
         on_disconnect=general.on_disconnect,
         drain_s=general.drain,
@@ -68,10 +69,6 @@ def _team(name: str, raw: bytes, findings: Findings) -> Source[TeamSpec]:
 def _organisation(gateway: Source[GatewaySpec] | None, general: GatewaySpec, catalogue: Catalogue) -> tuple[Limit, ...]:
     if gateway is None:
         return ()
-    if "breaker" in general.model_fields_set:
-        gateway.warn(("breaker",), f"breaker: {NO_EFFECT}", key=True)
-    if "budget_percent" in general.retry.model_fields_set:
-        gateway.warn(("retry", "budget_percent"), f"budget_percent: {NO_EFFECT}", key=True)
     return build_limits(
         gateway, general.limits, zone=general.timezone, models=catalogue.names, aliases=catalogue.aliases
     )
@@ -85,4 +82,9 @@ def _retry(spec: RetrySpec) -> Retry:
         first_byte_s=spec.first_byte,
         answer_s=spec.answer,
         idle_s=spec.idle,
+        budget_percent=spec.budget_percent,
     )
+
+
+def _breaker(spec: BreakerSpec) -> BreakerPolicy:
+    return BreakerPolicy(failures=spec.failures, window_s=spec.window, open_for_s=spec.open_for, slow_s=spec.slow)

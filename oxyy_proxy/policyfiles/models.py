@@ -13,8 +13,6 @@ from oxyy_proxy.policyfiles.source import Source, suggestion
 from oxyy_proxy.policyfiles.values import shown
 from oxyy_proxy.rules.types import Model, PartTokens, Price
 
-NO_EFFECT = "accepted, but has no effect in this version"
-
 NEEDED = {endpoint.name: endpoint.bases for endpoint in ENDPOINTS}
 """Sets of price units by endpoint: without all of one of them, a request to it is refused."""
 

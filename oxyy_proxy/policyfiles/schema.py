@@ -91,13 +91,14 @@ class RetrySpec(Spec):
     first_byte: Span = 60.0
     answer: Span = 300.0
     idle: Span = 60.0
-    budget_percent: Percent | None = None
+    budget_percent: Percent = 20
 
 
 class BreakerSpec(Spec):
     failures: Positive = 5
     window: Span = 30.0
     open_for: Span = 15.0
+    slow: Span | None = None
 
 
 class GatewaySpec(Spec):
@@ -107,7 +108,7 @@ class GatewaySpec(Spec):
     timezone: Zone = ZoneInfo("UTC")
     limits: list[Annotated[LimitSpec, WrapValidator(_unless_dropped)]] = []
     retry: RetrySpec = RetrySpec()
-    breaker: BreakerSpec | None = None
+    breaker: BreakerSpec = BreakerSpec()
     on_disconnect: Literal["drain", "cancel"] = "drain"
     drain: SpanOrZero = 30.0
     allow_internal_urls: Flag = False

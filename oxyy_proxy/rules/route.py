@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced
-from oxyy_proxy.rules.types import Model, Policy, Principal, Target, Team
+from oxyy_proxy.rules.types import Model, Policy, Principal, Team
 
 Bases = tuple[frozenset[str], ...]
 """Sets of price units by any of which an endpoint can be charged."""
@@ -84,14 +84,17 @@ def callable_models(policy: Policy, team: Team, bases_of: Mapping[str, Bases]) -
     )
 
 
-def next_target(targets: Sequence[Target], tried: int, attempts: int, *, ambiguous: bool) -> Target | None:
-    """Who is tried after `tried` attempts, None for nobody. The chain is walked once; a chain of one is tried once more
-    after a definite failure, never after an ambiguous one. `attempts`: upstream calls for one request at most."""
+def following(
+    count: int, at: int, tried: int, attempts: int, *, ambiguous: bool, client_retries: bool
+) -> Sequence[int]:
+    """Who may be tried after target `at` of `count` has failed, in order, `tried` calls having been made of `attempts`.
+    The chain is walked once. A chain of one is tried once more after a definite failure, unless the client itself is
+    trying again; never after an ambiguous one."""
     if tried >= attempts:
-        return None
-    if tried < len(targets):
-        return targets[tried]
-    return targets[0] if len(targets) == 1 and tried == 1 and not ambiguous else None
+        return ()
+    if count > 1:
+        return range(at + 1, count)
+    return (0,) if tried == 1 and not ambiguous and not client_retries else ()
 
 
 def backoff_s(tried: int, jitter: float) -> float:

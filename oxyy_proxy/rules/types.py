@@ -128,6 +128,19 @@ class Retry:
     first_byte_s: float = 60.0
     answer_s: float = 300.0
     idle_s: float = 60.0
+    budget_percent: int = 20
+    """Retries and fallbacks, as a share of recent requests; a few more are allowed in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When a model is not called any more; spans in seconds. `slow_s`: an answer whose first byte takes longer counts
+    as a failure, None: none does."""
+
+    failures: int = 5
+    window_s: float = 30.0
+    open_for_s: float = 15.0
+    slow_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     """Limits of the organisation, over all teams."""
     retry: Retry = field(default_factory=Retry)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     part_tokens: PartTokens = field(default_factory=PartTokens)
     on_disconnect: Literal["drain", "cancel"] = "drain"
     drain_s: float = 30.0

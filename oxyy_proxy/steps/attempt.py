@@ -21,8 +21,11 @@ from oxyy_proxy.errors import (
     UpstreamStatus,
 )
 from oxyy_proxy.ledger.base import AttemptEnd
-from oxyy_proxy.rules.route import backoff_s, next_target
+from oxyy_proxy.rules.breaker import Event
+from oxyy_proxy.rules.hints import retry_after_s
+from oxyy_proxy.rules.route import backoff_s, following
 from oxyy_proxy.rules.types import Model, PartTokens, Retry, Target
+from oxyy_proxy.steps.health import verdict
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.upstream import Outgoing, UpstreamAnswer
@@ -69,31 +72,80 @@ Answered = Whole | Streaming | PassedThrough
 
 async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> Answered:
     """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
-    plan, retry = call.plan, x.policy.retry
-    deadline = monotonic() + retry.deadline_s
-    target, most = plan.targets[0], retry.attempts
+    most, at = x.policy.retry.attempts, 0
     while True:
+        target = call.plan.targets[at]
         x.attempts += 1
-        sent = monotonic()
         try:
-            return await _once(services, x, call, target, deadline - sent)
+            return await _told(services, x, call, target)
         except UpstreamFailure as failure:
-            following = None
             if failure.ambiguous and call.endpoint.after_ambiguous is not None:
                 most = min(most, x.attempts + call.endpoint.after_ambiguous)
-            if failure.retryable:
-                following = next_target(plan.targets, x.attempts, most, ambiguous=failure.ambiguous)
-            pause_s = backoff_s(x.attempts, services.jitter())
-            if following is None or monotonic() + pause_s >= deadline:
+            following = await _following(services, x, call, at, most, failure)
+            if following is None:
                 raise
-            await asyncio.sleep(pause_s)
             try:
-                await hold.next_attempt(attempt_end(failure), following)
-            except ProxyError:  # a cap or the ledger forbids another attempt: this failure is the answer
-                raise failure from None
-            target = following
-        finally:
-            x.upstream_s += monotonic() - sent
+                await hold.next_attempt(attempt_end(failure), call.plan.targets[following])
+            except BaseException as error:
+                services.health.ended(call.plan.targets[following].model.name, "nothing", x.policy)
+                if isinstance(error, ProxyError):  # a cap or the ledger forbids it: the failure is the answer
+                    raise failure from None
+                raise
+            at = following
+
+
+async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
+    """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
+    sent = monotonic()
+    event: Event = "nothing"
+    try:
+        answered = await _once(services, x, call, target, x.deadline - sent)
+        event = _event(answered, monotonic() - sent, x.policy.breaker.slow_s)
+        return answered
+    except UpstreamFailure as failure:
+        event = verdict(failure)
+        raise
+    finally:
+        services.health.ended(target.model.name, event, x.policy)
+        x.upstream_s += monotonic() - sent
+
+
+def _event(answered: Answered, took_s: float, slow_s: float | None) -> Event:
+    """What an answer says of the model."""
+    if isinstance(answered, PassedThrough) and answered.status in (429, *_AMBIGUOUS_STATUS):
+        return "nothing" if answered.status == 429 else "failure"
+    return "failure" if slow_s is not None and took_s > slow_s else "success"
+
+
+async def _following(
+    services: Services, x: Exchange, call: Call, at: int, most: int, failure: UpstreamFailure
+) -> int | None:
+    """Which target is tried next, after a pause; None for none: nobody is left whose breaker admits it, the deadline
+    leaves no time, or there were too many retries of late."""
+    if not failure.retryable:
+        return None
+    targets, health = call.plan.targets, services.health
+    candidates = following(
+        len(targets), at, x.attempts, most, ambiguous=failure.ambiguous, client_retries=x.client_retries
+    )
+    pause_s = backoff_s(x.attempts, services.jitter())
+    if len(targets) == 1:  # the same model, which may have said when it wants to be asked again
+        pause_s = max(pause_s, retry_after_s(failure.headers.get("Retry-After", "")))
+    if not candidates or monotonic() + pause_s >= x.deadline:
+        return None
+    chosen = next((n for n in candidates if health.admit(targets[n].model.name, x.policy)), None)
+    if chosen is None:
+        return None
+    name = targets[chosen].model.name
+    if not health.may_retry(targets[0].model.name, x.policy):
+        health.ended(name, "nothing", x.policy)
+        return None
+    try:
+        await asyncio.sleep(pause_s)
+    except BaseException:
+        health.ended(name, "nothing", x.policy)
+        raise
+    return chosen
 
 
 async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:

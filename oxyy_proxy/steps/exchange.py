@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from math import inf
 from time import monotonic
 
 import orjson
@@ -30,6 +31,7 @@ from oxyy_proxy.errors import (
 from oxyy_proxy.observe import Finished
 from oxyy_proxy.reports import team_usage
 from oxyy_proxy.rules.budget import watching
+from oxyy_proxy.rules.hints import is_retry, patience_s
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.route import chain
 from oxyy_proxy.rules.types import Limit, Model, Plan, Policy, Principal
@@ -43,6 +45,10 @@ from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
 
 PREFIX = "/v1"
+
+TEAM_SHARE = 0.75
+"""Of the requests that are served at a time: no team takes all places."""
+
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
 MODEL_MAX_CHARS = 200
@@ -99,6 +105,22 @@ class Exchanges:
             raise Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"})
         principal = authenticate(policy, request.headers.get("Authorization", ""), x.started_at)
         x.team, x.key_id = principal.team.name, principal.key.id
+        self._require_room(x.team)
+        services.of_team[x.team] += 1
+        try:
+            return await self._route_to(x, principal, request)
+        finally:
+            services.of_team[x.team] -= 1
+
+    def _require_room(self, team: str) -> None:
+        """Raises Overloaded where too many requests are being served, in all or of one team: nobody waits in line."""
+        services, most = self._services, self._services.max_in_flight
+        if len(services.running) > most or services.of_team[team] >= most * TEAM_SHARE:
+            raise Overloaded("The proxy serves as many requests as it can. Retry.", headers={"Retry-After": "1"})
+
+    async def _route_to(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.StreamResponse:
+        """What the path asks for."""
+        services = self._services
         endpoint = _POSTS.get(request.path)
         if endpoint is None or request.method != "POST":
             return await self._other_route(x, principal, request)
@@ -118,12 +140,15 @@ class Exchanges:
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
         services, headers = self._services, request.headers
-        now = services.clock()
+        now, started = services.clock(), monotonic()
+        policy = services.policies.policy
         return Exchange(
             request_id=request_id(now, services.entropy()),
             started_at=now,
-            started=monotonic(),
-            policy=services.policies.policy,
+            started=started,
+            policy=policy,
+            deadline=started + min(policy.retry.deadline_s, patience_s(headers) or inf),
+            client_retries=is_retry(headers),
             client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
             tag=_text(headers["x-oxyy-tag"])[:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
             forwarded="".join([f"{name}: {headers[name]}\r\n" for name in _FORWARDED if name in headers]),
@@ -158,7 +183,10 @@ class Exchanges:
         for model in chosen[1:]:
             with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
                 targets.append(target(ask, model, parts))
-        return Call(principal, endpoint, ask, Plan(requested, tuple(targets), limits))
+        first = self._services.health.first(targets, x.policy)
+        if first:
+            self._services.metrics.failover(chosen[0].name, targets[first].model.name, "breaker")
+        return Call(principal, endpoint, ask, Plan(requested, tuple(targets[first:]), limits))
 
     def _route(
         self, policy: Policy, principal: Principal, endpoint: Endpoint, model: str | None

@@ -70,8 +70,10 @@ class Hold:
         )
         try:
             x.standings = await self._services.ledger.open(opening)
-        except asyncio.CancelledError:
-            self._settle("voided", CLIENT_LEFT_STATUS, AttemptEnd("failed", "not_sent"), sent=False)
+        except BaseException as error:
+            self._services.health.ended(self._target.model.name, "nothing", x.policy)
+            if isinstance(error, asyncio.CancelledError):
+                self._settle("voided", CLIENT_LEFT_STATUS, AttemptEnd("failed", "not_sent"), sent=False)
             raise
         return self
 

@@ -255,6 +255,7 @@ class _Stream:
             await self._estimate("ok" if self._client_is_there else "client_left")
         else:
             cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
+            self._services.health.ended(self._streaming.target.model.name, "failure", self._x.policy)
             failure = meter.failure or cut
             await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
         if cut is not None and meter.failure is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple, Protocol
 
 from oxyy_proxy.catalogue import Catalogue
@@ -14,6 +16,7 @@ from oxyy_proxy.ledger.base import Ledger
 from oxyy_proxy.observe import Log, Metrics
 from oxyy_proxy.rules.budget import Standing
 from oxyy_proxy.rules.types import Plan, Policy, Principal, Usage
+from oxyy_proxy.steps.health import Health
 from oxyy_proxy.sweep import Sweeper
 from oxyy_proxy.uploads import Buffers, Upload
 from oxyy_proxy.upstream import Upstream
@@ -40,10 +43,14 @@ class Services:
     entropy: Callable[[], str]
     jitter: Callable[[], float]
     buffers: Buffers
+    health: Health
     jobs: Jobs
     catalogue: Catalogue
+    max_in_flight: int
     draining: bool = False
     running: set[asyncio.Task[object]] = field(default_factory=set)
+    of_team: Counter[str] = field(default_factory=Counter)
+    """How many requests of each team are being served."""
 
 
 class Call(NamedTuple):
@@ -85,6 +92,10 @@ class Exchange:
     cost_nusd: int = 0
     first_byte_s: float | None = None
     upstream_s: float = 0.0
+    deadline: float = inf
+    """`time.monotonic()` until when an answer must have begun: the policy's, or the client's own if that is sooner."""
+    client_retries: bool = False
+    """Whether this is a second try of the client's own."""
     upload: Upload | None = None
     """The body, where it did not come with the head."""
     committed: bool = False

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from oxyy_proxy.endpoints import ENDPOINTS
 from oxyy_proxy.policyfiles import load
 from oxyy_proxy.rules.route import allowed
-from oxyy_proxy.rules.types import Limit, PartTokens, Price, Retry
+from oxyy_proxy.rules.types import BreakerPolicy, Limit, PartTokens, Price, Retry
 from tests.policyfiles.conftest import VALID, Write, sha
 
 EXAMPLE = Path(__file__).parents[2] / "policies"
@@ -112,13 +112,11 @@ def test_the_example_folder_has_a_limit_of_each_meter_in_each_team() -> None:
         assert {limit.meter for limit in team.limits} == {"usd", "tokens", "requests", "concurrent"}
 
 
-def test_the_whole_schema_is_accepted_and_what_has_no_effect_yet_is_warned_of(write: Write) -> None:
+def test_the_whole_schema_is_accepted(write: Write) -> None:
     loaded = load(write(FULL))
-    no_effect = "accepted, but has no effect in this version"
-    assert [str(warning) for warning in loaded.warnings] == [
-        f"gateway.yaml:12:3: budget_percent: {no_effect}",
-        f"gateway.yaml:13:1: breaker: {no_effect}",
-    ]
+    assert loaded.warnings == ()
+    assert loaded.policy.retry.budget_percent == 20
+    assert loaded.policy.breaker == BreakerPolicy(failures=5, window_s=30, open_for_s=15, slow_s=None)
 
 
 def test_prices_are_nano_usd_per_million_units(write: Write) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import pytest
@@ -10,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxyy_proxy.errors import InvalidValue, ModelNotAllowed, ModelNotFound, ModelNotPriced, ProxyError
-from oxyy_proxy.rules.route import allowed, backoff_s, callable_models, chain, matches, next_target, serves
-from oxyy_proxy.rules.types import Policy, Price, Target, Team
+from oxyy_proxy.rules.route import allowed, backoff_s, callable_models, chain, following, matches, serves
+from oxyy_proxy.rules.types import Policy, Price, Team
 from tests.rules.policies import model, policy, principal, team
 
 CHAT = (frozenset({"input", "output"}),)
@@ -246,31 +245,29 @@ def test_what_is_listed_is_what_can_be_called(allow: list[str], name: str) -> No
     assert all(any(fnmatchcase(one, glob) for glob in allow) for one in listed)
 
 
-A, B, C = (Target(model(name), 1, 1) for name in "abc")
-
-
 @pytest.mark.parametrize(
-    ("targets", "tried", "attempts", "ambiguous", "expected"),
+    ("count", "at", "tried", "attempts", "ambiguous", "client_retries", "expected"),
     [
-        ([A], 0, 3, False, A),
-        ([A], 1, 3, False, A),  # a chain of one: once more after a definite failure
-        ([A], 1, 3, True, None),  # and never after an ambiguous one
-        ([A], 2, 3, False, None),
-        ([A], 1, 1, False, None),
-        ([A, B], 1, 3, False, B),
-        ([A, B], 1, 3, True, B),
-        ([A, B], 2, 3, False, None),  # the chain is walked once
-        ([A, B], 2, 9, True, None),
-        ([A, B, C], 2, 2, False, None),
-        ([A, B, C], 2, 3, True, C),
-        ([A, B, C], 1, 1, False, None),
-        ([A], 0, 0, False, None),
+        (1, 0, 1, 3, False, False, [0]),  # a chain of one: once more after a definite failure
+        (1, 0, 1, 3, True, False, []),  # and never after an ambiguous one
+        (1, 0, 1, 3, False, True, []),  # nor where the client itself tries again
+        (1, 0, 2, 3, False, False, []),
+        (1, 0, 1, 1, False, False, []),
+        (2, 0, 1, 3, False, False, [1]),
+        (2, 0, 1, 3, True, True, [1]),
+        (2, 1, 2, 3, False, False, []),  # the chain is walked once
+        (2, 1, 1, 9, True, False, []),
+        (3, 0, 1, 3, False, False, [1, 2]),
+        (3, 1, 2, 2, False, False, []),
+        (3, 1, 2, 3, True, False, [2]),
+        (3, 0, 1, 1, False, False, []),
     ],
 )
-def test_who_is_tried_next(
-    targets: Sequence[Target], tried: int, attempts: int, ambiguous: bool, expected: Target | None
+def test_who_may_be_tried_next(
+    count: int, at: int, tried: int, attempts: int, ambiguous: bool, client_retries: bool, expected: list[int]
 ) -> None:
-    assert next_target(targets, tried, attempts, ambiguous=ambiguous) is expected
+    found = following(count, at, tried, attempts, ambiguous=ambiguous, client_retries=client_retries)
+    assert list(found) == expected
 
 
 @given(st.integers(1, 20), st.floats(0, 1, exclude_max=True))

@@ -1,0 +1,51 @@
+"""How many retries there may be: a share of recent requests, and a few in any case (README, "Failover").
+
+Requests are counted by the second over a sliding window. Pure: `now` is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW_S = 10
+"""What counts as recent."""
+
+FLOOR = 3
+"""Retries in a window that are allowed however few requests there were."""
+
+
+class Allowance:
+    """Requests and retries of the last `WINDOW_S` seconds, of one model or of all."""
+
+    __slots__ = ("_requests", "_retries", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[int]] = deque()  # [second, requests, retries]
+        self._requests = 0
+        self._retries = 0
+
+    def request(self, now: float) -> None:
+        """A request has begun."""
+        self._second(now)[1] += 1
+        self._requests += 1
+
+    def has_room(self, percent: int, now: float) -> bool:
+        """Whether one more retry stays within `percent` of the requests, and the floor."""
+        self._second(now)
+        return self._retries < FLOOR + self._requests * percent // 100
+
+    def retry(self, now: float) -> None:
+        """A retry is made."""
+        self._second(now)[2] += 1
+        self._retries += 1
+
+    def _second(self, now: float) -> list[int]:
+        """The running second's counts; what is no longer recent is forgotten."""
+        second, seconds = int(now), self._seconds
+        if not seconds or seconds[-1][0] != second:
+            seconds.append([second, 0, 0])
+            while seconds[0][0] <= second - WINDOW_S:
+                _, requests, retries = seconds.popleft()
+                self._requests -= requests
+                self._retries -= retries
+        return seconds[-1]
