@@ -258,7 +258,8 @@ class _Stream:
             self._services.health.ended(self._streaming.target.model.name, "failure", self._x.policy)
             failure = meter.failure or cut
             await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
-        if cut is not None and meter.failure is None:
+        charged_whole = meter.usage is not None and meter.farewell
+        if cut is not None and meter.failure is None and not charged_whole:
             await self._send_error(cut)
         else:
             await self._send(meter.farewell)
