@@ -333,3 +333,17 @@ async def test_a_transcript_that_is_cut_says_so_and_stays_unresolved(rig: Rig) -
     assert b"transcript.text.done" not in body
     (row,) = await ended_rows(rig)
     assert row["state"] == "unresolved"
+
+
+async def test_a_transcript_that_is_complete_is_given_though_the_connection_breaks_behind_it(tmp_path: Path) -> None:
+    events = [
+        b'data: {"type": "transcript.text.delta", "delta": "Hello"}\n\n',
+        b'data: {"type": "transcript.text.done", "text": "Hello", "usage": {"type": "duration", "seconds": 5.42}}\n\n',
+    ]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)  # and no last chunk
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with raw_upstream(says(head + body)) as upstream, own_rig(tmp_path, upstream_url=upstream.url) as rig:
+        status, _, heard = await transcribe(rig, stream="true")
+        assert (status, heard) == (200, b"".join(events))
+        (row,) = rig.rows()
+        assert (row["state"], row["cost_nusd"]) == ("settled", SOUND_NUSD)
