@@ -23,7 +23,7 @@ run: $(VENV)/run.stamp
 	@if [ -n "$$OXYY_API_KEY$$OXYY_API_KEY_FILE" ]; then exec $(BIN)/oxyy-proxy serve; else exec $(BIN)/oxyy-proxy demo; fi
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
