@@ -10,6 +10,7 @@ from oxyy_proxy import __version__
 from oxyy_proxy.cli.check import check
 from oxyy_proxy.cli.demo import demo
 from oxyy_proxy.cli.keys import keys_app
+from oxyy_proxy.cli.rehearse import rehearse
 from oxyy_proxy.cli.serve import serve
 from oxyy_proxy.cli.simulate import simulate
 from oxyy_proxy.cli.usage import usage
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(demo)
 app.command()(simulate)
+app.command()(rehearse)
 app.command()(check)
 app.command()(usage)
 app.add_typer(keys_app, name="keys")

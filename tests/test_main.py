@@ -15,7 +15,7 @@ from oxyy_proxy import __version__
 from oxyy_proxy.__main__ import app
 from tests.e2e.serving import PROXY, Serving, environment, write_policies
 
-COMMANDS = ["serve", "demo", "simulate", "check", "usage", "keys new"]
+COMMANDS = ["serve", "demo", "simulate", "rehearse", "check", "usage", "keys new"]
 
 HEAVY = {
     "aiohttp",
