@@ -30,6 +30,9 @@ MEMORY_BYTES = 192 * 1024 * 1024
 DISK_BYTES = 8 * 1024 * 1024 * 1024
 """Of bodies in files, over all requests."""
 
+TEAM_SHARE = 0.75
+"""Of what there is room for: no team takes all of it."""
+
 
 class Buffers:
     """How many bytes of request bodies are kept, over all requests, and how many may be."""
@@ -39,6 +42,15 @@ class Buffers:
         self.disk_bytes = 0
         self._most_memory = memory_bytes
         self._most_disk = disk_bytes
+        self._shares: dict[str, Share] = {}
+
+    def share(self, team: str) -> Share:
+        """What this team may take of them."""
+        found = self._shares.get(team)
+        if found is None:
+            most = int(self._most_memory * TEAM_SHARE), int(self._most_disk * TEAM_SHARE)
+            found = self._shares[team] = Share(self, Buffers(*most))
+        return found
 
     def take(self, *, memory: int = 0, disk: int = 0) -> None:
         """Raises Overloaded where there is no room."""
@@ -52,10 +64,31 @@ class Buffers:
         self.disk_bytes -= disk
 
 
+class Share:
+    """The buffers of one team: `own` bounds what it takes of those of `all`."""
+
+    def __init__(self, all: Buffers, own: Buffers) -> None:
+        self._all = all
+        self._own = own
+
+    def take(self, *, memory: int = 0, disk: int = 0) -> None:
+        """Raises Overloaded where there is no room, for this team or for anybody."""
+        self._own.take(memory=memory, disk=disk)
+        try:
+            self._all.take(memory=memory, disk=disk)
+        except Overloaded:
+            self._own.give_back(memory=memory, disk=disk)
+            raise
+
+    def give_back(self, *, memory: int = 0, disk: int = 0) -> None:
+        self._own.give_back(memory=memory, disk=disk)
+        self._all.give_back(memory=memory, disk=disk)
+
+
 class Upload:
     """One body, written as it comes and then read, as often as there are attempts. `close` it in the end."""
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers | Share) -> None:
         self.size_bytes = 0
         self._buffers = buffers
         self._waiting = bytearray()  # not a list of pieces: a client may send two bytes at a time

@@ -292,3 +292,18 @@ def test_a_view_does_what_a_file_of_these_bytes_alone_would_do(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(uploads, "SPOOL_AT_BYTES", 1000 if in_memory else -1)
         asyncio.run(run())
+
+
+def test_a_team_takes_three_quarters_at_most_and_leaves_the_rest_to_others() -> None:
+    buffers = Buffers(memory_bytes=100, disk_bytes=100)
+    greedy, other = buffers.share("greedy"), buffers.share("other")
+    greedy.take(memory=75)
+    with pytest.raises(Overloaded):
+        buffers.share("greedy").take(memory=1)
+    other.take(memory=25)
+    with pytest.raises(Overloaded):
+        other.take(memory=1)
+    other.give_back(memory=25)
+    greedy.give_back(memory=75)
+    assert (buffers.memory_bytes, buffers.disk_bytes) == (0, 0)
+    other.take(memory=75)  # what was refused took nothing of its share

@@ -43,11 +43,9 @@ from oxyy_proxy.steps.receive import receive
 from oxyy_proxy.steps.relay import answer_headers, relay
 from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
+from oxyy_proxy.uploads import TEAM_SHARE
 
 PREFIX = "/v1"
-
-TEAM_SHARE = 0.75
-"""Of the requests that are served at a time: no team takes all places."""
 
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128

@@ -68,7 +68,7 @@ async def _upload(
         raise _broken_off()
     if request.headers.get("Expect", "").lower() == "100-continue":
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    x.upload = upload = Upload(services.buffers)
+    x.upload = upload = Upload(services.buffers.share(x.team))
     # A client that falls silent is dropped. So is one whose chunks are malformed: aiohttp tells nobody of that.
     wait = Wait(x.policy.retry.idle_s, transport.abort)
     services.sweeper.add(wait)
@@ -103,11 +103,12 @@ async def _measure(services: Services, x: Exchange, recording: Span | str) -> in
         file, size = x.upload.view(recording), recording.end - recording.start
         return await asyncio.to_thread(duration_ms, file, size)
     size = len(recording) * 3 // 4
-    services.buffers.take(memory=size)
+    buffers = services.buffers.share(x.team)
+    buffers.take(memory=size)
     try:
         return await asyncio.to_thread(_base64_ms, recording)
     finally:
-        services.buffers.give_back(memory=size)
+        buffers.give_back(memory=size)
 
 
 def _base64_ms(text: str) -> int | None:
