@@ -27,7 +27,7 @@ KEEP_IDLE_S = 4.0
 close on its way is of unknown outcome, and its hold would stay."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""The largest answer that is read whole: 2,048 embeddings of 3,072 dimensions in text are about 130 MB."""
+"""The largest answer that is read whole where it must be."""
 
 
 class Outgoing(NamedTuple):
@@ -96,13 +96,20 @@ class UpstreamAnswer:
 
     async def read(self) -> bytes:
         """The whole body. Raises as `chunk` does."""
+        body, whole = await self.read_up_to(MAX_ANSWER_BYTES)
+        if not whole:
+            raise UpstreamBadResponse(f"The upstream's answer is larger than {MAX_ANSWER_BYTES} bytes.")
+        return body
+
+    async def read_up_to(self, size_bytes: int) -> tuple[bytes, bool]:
+        """The body, and that it is all of it; or the beginning of one that is larger. Raises as `chunk` does."""
         pieces, size = [], 0
         while piece := await self.chunk():
             pieces.append(piece)
             size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                raise UpstreamBadResponse(f"The upstream's answer is larger than {MAX_ANSWER_BYTES} bytes.")
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if size > size_bytes:
+                return b"".join(pieces), False
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
 
     def close(self) -> None:
         """Give the connection back if the answer came to its end, else drop it."""

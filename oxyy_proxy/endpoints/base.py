@@ -34,7 +34,8 @@ class StreamMeter(Protocol):
     them. `ended`: the stream said that it is over. `farewell`: bytes to be sent once the settlement is durable.
     `usage`: what the upstream said. `output_bytes`: UTF-8 bytes of generated text so far, for an estimate. `mid_event`:
     the client has the beginning of an event and not its end. `events`: it is a stream of server-sent events, in which a
-    failure can be told; else of bytes, which can only be broken off.
+    failure can be told; else of bytes, which can only be broken off. `promised`: what it will have cost if it comes
+    whole, None where that is not known before.
     """
 
     events: bool
@@ -47,6 +48,9 @@ class StreamMeter(Protocol):
 
     @property
     def mid_event(self) -> bool: ...
+
+    @property
+    def promised(self) -> Usage | None: ...
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -86,6 +90,9 @@ class Ask(ABC):
     """URLs that the upstream is asked to fetch, each with the field it stands in."""
     recording: Span | str | None = None
     """Audio whose length decides the price: where it stands in the body, or as base64."""
+
+    holds_back: bool = False
+    """Nothing of an answer may go out before all of it was read, however large it is."""
 
     def measured(self, audio_ms: int | None) -> None:
         """The length of `recording`; None where it cannot be read."""

@@ -132,6 +132,7 @@ class ChatMeter:
     )
 
     events = True
+    promised = None
 
     def __init__(self, *, keep_usage: bool) -> None:
         self._framer = Framer()

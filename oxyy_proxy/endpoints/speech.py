@@ -51,14 +51,14 @@ class SoundMeter:
     """Bytes on their way to the client (see `StreamMeter`): all but the last, which waits for the settlement, so that
     nobody has the whole of what is not yet charged."""
 
-    __slots__ = ("_usage", "ended", "failure", "farewell", "output_bytes", "started", "usage")
+    __slots__ = ("ended", "failure", "farewell", "output_bytes", "promised", "started", "usage")
 
     events = False
     mid_event = False
 
     def __init__(self, usage: Usage) -> None:
         """`usage`: what the whole costs."""
-        self._usage = usage
+        self.promised = usage
         self.started = False
         self.ended = False
         self.failure: UpstreamFailure | None = None
@@ -77,7 +77,7 @@ class SoundMeter:
     def finish(self) -> bytes:
         if self.started:
             self.ended = True
-            self.usage = self._usage
+            self.usage = self.promised
         return b""
 
 

@@ -55,6 +55,7 @@ class TranscriptMeter:
     )
 
     events = True
+    promised = None
 
     def __init__(self, model: Model) -> None:
         self._model = model

@@ -29,7 +29,9 @@ _TAKEN_ON = ("queued", "pending", "running", "processing", "in_progress", "compl
 
 
 class VideosAsk(Ask):
-    """A request for a video."""
+    """A request for a video. Its answer names a job, which is on record before anybody hears of it."""
+
+    holds_back = True
 
     __slots__ = ("_fields", "_seconds", "_size", "content_type", "model", "urls")
 

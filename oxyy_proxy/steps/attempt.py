@@ -1,7 +1,7 @@
 """Try the targets of a plan until one answers, under one deadline (README, "Failover").
 
-An answer that comes whole is read and checked here, and a stream is read up to its first real event, so that a failure
-still moves on: nothing has gone to the client yet.
+An answer that comes whole is read and checked here, up to a megabyte of it, and a stream is read up to its first real
+event, so that a failure still moves on: nothing has gone to the client yet.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from oxyy_proxy.endpoints.base import Answer, Ask, StreamMeter
+from oxyy_proxy.endpoints.large import LargeMeter
 from oxyy_proxy.errors import (
     ProxyError,
     UpstreamAuth,
@@ -29,6 +30,9 @@ from oxyy_proxy.steps.health import verdict
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.upstream import Outgoing, UpstreamAnswer
+
+COMMIT_AT_BYTES = 1024 * 1024
+"""A whole answer that is larger is not kept to be checked: it goes out as it comes."""
 
 _KEPT_HEADERS = ("Retry-After",)
 """Of an error of the upstream, beside its Content-Type."""
@@ -185,8 +189,11 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, 
         if meter is not None:
             first = await _first_event(answer, meter)
             return Streaming(target, content_type, answer, meter, first)
-        body = await answer.read()
-        return Whole(target, content_type, body, ask.read(body, target.model, parts))
+        body, whole = (await answer.read(), True) if ask.holds_back else await answer.read_up_to(COMMIT_AT_BYTES)
+        if whole:
+            return Whole(target, content_type, body, ask.read(body, target.model, parts))
+        large = LargeMeter(ask, target.model, parts)
+        return Streaming(target, content_type, answer, large, large.feed(body))
     if status < 400:
         raise UpstreamErrorAnswer(f"The upstream answered {status}, which is not an answer. Tell your platform team.")
     if status in (401, 403):

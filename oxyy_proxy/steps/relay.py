@@ -136,10 +136,11 @@ class _Stream:
         headers = {**answer_headers(x), "Content-Type": streaming.content_type}
         if streaming.meter.events:
             return {**headers, "Cache-Control": "no-cache"}
-        length = streaming.answer.header("Content-Length")
-        model = streaming.target.model
-        cost = cost_nusd(self._call.ask.likely_usage(model, x.policy.part_tokens, 0), model.prices)
-        return {**headers, **({"Content-Length": length} if length else {}), "x-oxyy-cost-usd": usd(cost)}
+        if length := streaming.answer.header("Content-Length"):
+            headers["Content-Length"] = length
+        if streaming.meter.promised is not None:
+            headers["x-oxyy-cost-usd"] = usd(cost_nusd(streaming.meter.promised, streaming.target.model.prices))
+        return headers
 
     async def run(self) -> web.StreamResponse:
         self._services.sweeper.add(self._wait)
