@@ -19,7 +19,7 @@ from oxyy_proxy.errors import StartupError
 from oxyy_proxy.jobs import Jobs
 from oxyy_proxy.ledger.sqlite import SqliteLedger
 from oxyy_proxy.ledger.sqlite_open import open_ledger
-from oxyy_proxy.listener import Listener
+from oxyy_proxy.listener import ADMIN_CONNECTIONS, Listener, connection_limit
 from oxyy_proxy.observe import Log, Metrics
 from oxyy_proxy.policyfiles import Loaded, PolicyInvalid, PolicyStore, load
 from oxyy_proxy.settings import Settings, address
@@ -77,8 +77,8 @@ class Proxy:
             jobs=self.jobs,
             catalogue=catalogue,
         )
-        self.public = Listener(Exchanges(self.services).handle)
-        self.admin = Listener(Admin(self.services, self.drain).handle)
+        self.public = Listener(Exchanges(self.services).handle, connection_limit())
+        self.admin = Listener(Admin(self.services, self.drain).handle, ADMIN_CONNECTIONS)
         try:
             await self.jobs.resume()  # before a client can ask for one of them
             await self.public.open(*listen)
@@ -174,7 +174,7 @@ class Proxy:
 
     def _policy_loaded(self, loaded: Loaded) -> None:
         self.metrics.reload_failed.set(0)
-        self.metrics.policy_loaded(loaded.policy.version)
+        self.metrics.policy_loaded(loaded.policy)
         self.log.event("policy_loaded", version=loaded.policy.version, warnings=[str(w) for w in loaded.warnings])
 
     def _policy_failed(self, invalid: PolicyInvalid) -> None:

@@ -19,6 +19,7 @@
      ├─ Draining                    503 overloaded
      ├─ LedgerUnavailable           503 ledger_unavailable
      ├─ UpstreamUnavailable         503 upstream_unavailable   (nobody is asked: every breaker is open)
+     ├─ DeadlinePassed              504 upstream_timeout       (nobody is asked: the request came too slowly)
      ├─ InternalError               500 internal_error
      └─ UpstreamFailure             an attempt that did not answer; knows whether it may have cost money
          ├─ UpstreamStatus          500 or 503 (or what `retry.on` names): handed on if it is the last one
@@ -150,6 +151,21 @@ class UpstreamUnavailable(ProxyError):
     status, type, code = 503, "server_error", "upstream_unavailable"
 
 
+class DeadlinePassed(ProxyError):
+    """The request took so long to come that no time is left to answer it: nothing is sent."""
+
+    status, type, code = 504, "server_error", "upstream_timeout"
+
+    def __init__(
+        self,
+        message: str = "The time for this request was over before all of it was there. Send it faster.",
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, headers=headers)
+
+
 class InternalError(ProxyError):
     pass
 
@@ -163,7 +179,7 @@ class UpstreamFailure(ProxyError):
 
     status, type, code = 502, "server_error", "upstream_unreachable"
     reason: ClassVar[str] = "unreachable"
-    ambiguous: ClassVar[bool] = False
+    ambiguous: bool = False
     retryable: ClassVar[bool] = True
 
 
@@ -173,8 +189,17 @@ class UpstreamStatus(UpstreamFailure):
 
     reason = "status"
 
-    def __init__(self, upstream_status: int, content_type: str, body: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        upstream_status: int,
+        content_type: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        ambiguous: bool = False,
+    ) -> None:
         super().__init__(f"The upstream answered {upstream_status}.", headers=headers)
+        self.ambiguous = ambiguous
         self.code = f"upstream_{upstream_status}"  # on record only: the client gets the body
         self.upstream_status = upstream_status
         self.content_type = content_type

@@ -33,7 +33,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from oxyy_proxy import __version__
 from oxyy_proxy.rules.figures import Snapshot
 from oxyy_proxy.rules.price import usd
-from oxyy_proxy.rules.types import NUSD_PER_USD, Usage
+from oxyy_proxy.rules.types import NUSD_PER_USD, Policy, Usage
 
 FLUSH_AFTER_S = 0.1
 """A log line may be written this much late; the ledger is the record."""
@@ -115,6 +115,7 @@ class Metrics:
             buckets=_COMMIT_BUCKETS_S,
             registry=registry,
         )
+        self._models: set[str] = set()
         self._breaker_state = Gauge(
             "oxyy_breaker_state", "0 closed, 1 half-open, 2 open.", ["model"], registry=registry
         )
@@ -132,9 +133,14 @@ class Metrics:
         self.in_flight: Callable[[str], Gauge] = cache(self._in_flight.labels)
         self.commit_seconds = self._commit.observe
 
-    def policy_loaded(self, version: str) -> None:
+    def policy_loaded(self, policy: Policy) -> None:
         self._policy_info.clear()
-        self._policy_info.labels(version).set(1)
+        self._policy_info.labels(policy.version).set(1)
+        for gone in self._models - policy.models.keys():
+            self._breaker_state.remove(gone)
+        for new in policy.models.keys() - self._models:
+            self._breaker_state.labels(new).set(0)
+        self._models = set(policy.models)
 
     def breaker(self, model: str, state: str) -> None:
         """The breaker of a model is now `state`, of `rules.breaker`."""

@@ -208,6 +208,43 @@ async def test_nothing_else_is_there(rig: Rig, path: str, method: str, status: i
 
 
 async def test_the_public_listener_shows_none_of_it(rig: Rig) -> None:
-    for path in ("/metrics", "/healthz", "/readyz", "/v1/metrics"):
-        assert (await ask(rig, path=path, method="GET", key=None)).status == 401
-        assert (await ask(rig, path=path, method="GET")).status == 404
+    for path in ("/metrics", "/healthz", "/readyz", "/v1/metrics", "/-/drain"):
+        for method in ("GET", "POST"):
+            assert (await ask(rig, path=path, method=method, key=None)).status == 401
+            assert (await ask(rig, path=path, method=method)).status == 404
+    assert not rig.proxy.services.draining
+
+
+async def test_only_a_post_to_its_path_drains(rig: Rig) -> None:
+    for method, path, status in (
+        ("GET", "/-/drain", 200),
+        ("HEAD", "/-/drain", 200),
+        ("PUT", "/-/drain", 405),
+        ("DELETE", "/-/drain", 405),
+        ("POST", "/-/drain/", 405),
+        ("POST", "/drain", 405),
+        ("GET", "/-/", 404),
+        ("POST", "/readyz", 405),
+    ):
+        found, text, headers = await _get(rig, path, method)
+        assert found == status
+        if path == "/-/drain" and status == 405:
+            assert headers["Allow"] == "GET, HEAD, POST"
+        if method == "GET" and status == 200:
+            assert headers["Content-Type"] == "application/json"
+            assert json.loads(text) == {"draining": False, "running": 0}
+        if status == 404:
+            assert "/-/drain" in text
+    assert (await ask_chat(rig)).status == 200
+
+
+async def test_a_drain_is_begun_told_and_leaves_the_admin_listener_at_work(rig: Rig) -> None:
+    status, text, headers = await _get(rig, "/-/drain", "POST")
+    assert (status, headers["Content-Type"]) == (202, "application/json")
+    assert json.loads(text) == {"draining": True, "running": 0}
+    status, text, _ = await _get(rig, "/readyz")
+    assert (status, json.loads(text)["ready"], json.loads(text)["ledger"]) == (503, False, "ok")
+    assert (await _get(rig, "/healthz"))[0] == 200
+    assert (await ask_chat(rig)).error["code"] == "overloaded"
+    samples = await _samples(rig)
+    assert _of(samples, "oxyy_refusals_total", team="", code="overloaded") == 1

@@ -109,7 +109,8 @@ async def test_no_prompt_answer_or_key_is_written_or_kept(tmp_path: Path, capfd:
     ]
     body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "secretprompt"}], "user": "secretuser"}
     async with raw_upstream(*map(says, upstreams)) as upstream:
-        async with own_rig(tmp_path, upstream_url=upstream.url) as rig:
+        gateway = "version: 1\nbreaker: {failures: 1000}\nretry: {budget_percent: 100}\n"
+        async with own_rig(tmp_path, upstream_url=upstream.url, gateway=gateway) as rig:
             for stream in (False, True):
                 for _ in upstreams:
                     await ask(rig, {**body, "stream": stream})

@@ -1,6 +1,9 @@
 """How many retries there may be: a share of recent requests, and a few in any case (README, "Failover").
 
-Requests are counted by the second over a sliding window. Pure: `now` is an argument.
+Both are counted by the second, and a second is forgotten once all of it is longer ago than the window. So a retry is
+made only if those of the last 10 s, itself among them, are at most the floor and the share of the requests of the last
+10 to 11 s: no 10 s, wherever they begin, see more retries than was allowed at the last of them. Pure: `now` is an
+argument.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ FLOOR = 3
 
 
 class Allowance:
-    """Requests and retries of the last `WINDOW_S` seconds, of one model or of all."""
+    """Requests and retries of the last `WINDOW_S` whole seconds and the running one, of one model or of all."""
 
     __slots__ = ("_requests", "_retries", "_seconds")
 
@@ -44,7 +47,7 @@ class Allowance:
         second, seconds = int(now), self._seconds
         if not seconds or seconds[-1][0] != second:
             seconds.append([second, 0, 0])
-            while seconds[0][0] <= second - WINDOW_S:
+            while seconds[0][0] < second - WINDOW_S:
                 _, requests, retries = seconds.popleft()
                 self._requests -= requests
                 self._retries -= retries

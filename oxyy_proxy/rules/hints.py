@@ -11,8 +11,10 @@ _TIMEOUTS = ("x-stainless-read-timeout", "x-stainless-timeout")
 _RETRIES = "x-stainless-retry-count"
 
 MARGIN = 0.1
+LEAST_MARGIN_S = 0.2
 MOST_MARGIN_S = 1.0
-"""An answer takes time to arrive: this much before the client's patience ends it gets one."""
+"""An answer takes time to arrive, and a wait may be ended a tenth of a second late: this much before the client's
+patience ends it gets one. Of less than twice the least, half is left."""
 
 
 def patience_s(headers: Mapping[str, str]) -> float | None:
@@ -21,7 +23,7 @@ def patience_s(headers: Mapping[str, str]) -> float | None:
         if name in headers:
             said = _number(headers[name])
             if said is not None and said > 0:
-                return said - min(MOST_MARGIN_S, said * MARGIN)
+                return said - min(MOST_MARGIN_S, max(LEAST_MARGIN_S, said * MARGIN), said / 2)
     return None
 
 

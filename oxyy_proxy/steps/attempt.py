@@ -20,6 +20,7 @@ from oxyy_proxy.errors import (
     UpstreamErrorAnswer,
     UpstreamFailure,
     UpstreamStatus,
+    UpstreamTimeout,
 )
 from oxyy_proxy.ledger.base import AttemptEnd
 from oxyy_proxy.rules.breaker import Event
@@ -100,23 +101,24 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
 
 async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
-    sent = monotonic()
+    sent, began = monotonic(), services.health.now()
     event: Event = "nothing"
     try:
         answered = await _once(services, x, call, target, x.deadline - sent)
         event = _event(answered, monotonic() - sent, x.policy.breaker.slow_s)
         return answered
     except UpstreamFailure as failure:
-        event = verdict(failure)
+        hurried = isinstance(failure, UpstreamTimeout) and x.deadline - sent < _own_limit_s(x, call, target)
+        event = "nothing" if hurried else verdict(failure)  # it had less time than it may take
         raise
     finally:
-        services.health.ended(target.model.name, event, x.policy)
+        services.health.ended(target.model.name, event, x.policy, began)
         x.upstream_s += monotonic() - sent
 
 
 def _event(answered: Answered, took_s: float, slow_s: float | None) -> Event:
     """What an answer says of the model."""
-    if isinstance(answered, PassedThrough) and answered.status in (429, *_AMBIGUOUS_STATUS):
+    if isinstance(answered, PassedThrough) and (answered.status >= 500 or answered.status in (408, 429)):
         return "nothing" if answered.status == 429 else "failure"
     return "failure" if slow_s is not None and took_s > slow_s else "success"
 
@@ -141,7 +143,7 @@ async def _following(
     if chosen is None:
         return None
     name = targets[chosen].model.name
-    if not health.may_retry(targets[0].model.name, x.policy):
+    if not health.may_retry(x.model_label, x.policy):
         health.ended(name, "nothing", x.policy)
         return None
     try:
@@ -152,11 +154,17 @@ async def _following(
     return chosen
 
 
+def _own_limit_s(x: Exchange, call: Call, target: Target) -> float:
+    """How long the policy lets an attempt take, until its first byte or to its end."""
+    model, retry = target.model, x.policy.retry
+    own_s, general_s = (model.first_byte_s, retry.first_byte_s) if call.ask.stream else (model.answer_s, retry.answer_s)
+    return general_s if own_s is None else own_s
+
+
 async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:
     """One call. Raises UpstreamFailure."""
     ask, model, retry = call.ask, target.model, x.policy.retry
-    own_s, general_s = (model.first_byte_s, retry.first_byte_s) if ask.stream else (model.answer_s, retry.answer_s)
-    limit_s = min(general_s if own_s is None else own_s, left_s)
+    limit_s = min(_own_limit_s(x, call, target), left_s)
     headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
     answer = await services.upstream.post(call.endpoint.path, _body(x, ask, model), headers, limit_s)
     try:
@@ -204,7 +212,8 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, 
     kept = {name: value for name in _KEPT_HEADERS if (value := answer.header(name))}
     body = await answer.read()
     if status in retry.on:
-        raise UpstreamStatus(status, content_type, body, {**kept, "x-should-retry": "false"})
+        final = {**kept, "x-should-retry": "false"}
+        raise UpstreamStatus(status, content_type, body, final, ambiguous=status in _AMBIGUOUS_STATUS)
     end = AttemptEnd("ambiguous" if status in _AMBIGUOUS_STATUS else "failed", "status", status)
     return PassedThrough(target, status, content_type, body, kept, end)
 

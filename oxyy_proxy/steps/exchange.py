@@ -16,6 +16,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from oxyy_proxy.endpoints import ENDPOINTS, models, videos
 from oxyy_proxy.endpoints.base import Ask, Endpoint, target
 from oxyy_proxy.errors import (
+    DeadlinePassed,
     Draining,
     InternalError,
     InvalidValue,
@@ -181,6 +182,8 @@ class Exchanges:
         for model in chosen[1:]:
             with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
                 targets.append(target(ask, model, parts))
+        if monotonic() >= x.deadline:
+            raise DeadlinePassed
         first = self._services.health.first(targets, x.policy)
         if first:
             self._services.metrics.failover(chosen[0].name, targets[first].model.name, "breaker")
@@ -267,6 +270,6 @@ def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
     x.error_code = error.code
     headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
     response = whole_response(status, headers, body)
-    if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest | Overloaded):
+    if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest | Overloaded | DeadlinePassed):
         response.force_close()  # the rest of the body is not wanted
     return response

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 
 from oxyy_proxy.errors import UpstreamFailure, UpstreamStatus, UpstreamUnavailable
@@ -23,6 +23,10 @@ class Health:
         self._states: dict[str, State] = {}
         self._retries = Allowance()
         self._retries_of: dict[str, Allowance] = {}
+
+    def now(self) -> float:
+        """By the clock that `ended` compares with."""
+        return self._clock()
 
     def first(self, targets: Sequence[Target], policy: Policy) -> int:
         """Which target of a new request is called first: the first whose breaker admits it. Raises
@@ -48,10 +52,10 @@ class Health:
         self._keep(model, state, after)
         return admitted
 
-    def ended(self, model: str, event: Event, policy: Policy) -> None:
-        """How a call went."""
-        state = self._states.get(model, CLOSED)
-        self._keep(model, state, breaker.after(state, event, policy.breaker, self._clock()))
+    def ended(self, model: str, event: Event, policy: Policy, began: float = inf) -> None:
+        """How a call went. `began`: when it was sent, by the clock; left out where it was not."""
+        state = self._state(model)
+        self._keep(model, state, breaker.after(state, event, policy.breaker, self._clock(), began))
 
     def may_retry(self, asked: str, policy: Policy) -> bool:
         """Whether a call may follow a failed one, for a request whose first model is `asked`; if so it is counted."""
@@ -85,5 +89,5 @@ class Health:
 def verdict(failure: UpstreamFailure) -> Event:
     """What a failure says of the model. A refused key and a rate limit say nothing of it."""
     if isinstance(failure, UpstreamStatus):
-        return "failure" if failure.upstream_status >= 500 else "nothing"
+        return "failure" if failure.upstream_status >= 500 or failure.upstream_status == 408 else "nothing"
     return "failure" if failure.retryable else "nothing"

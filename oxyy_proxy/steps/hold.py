@@ -48,6 +48,7 @@ class Hold:
         self._call = call
         self._target = call.plan.targets[0]
         self._ambiguous_before = False
+        self._settlement: Settlement | None = None
         self.settled = False
 
     async def __aenter__(self) -> Hold:
@@ -154,9 +155,15 @@ class Hold:
             error_code=x.error_code,
             sent=sent,
         )
+        self._settlement = settlement
         queued = self._services.ledger.settle(settlement)
         queued.add_done_callback(_noticed)
         return queued
+
+    async def durably_settled(self) -> None:
+        """Wait for a settlement whose own wait was cancelled: told twice it changes nothing and queues behind itself."""
+        if self._settlement is not None:
+            await self._durably(self._services.ledger.settle(self._settlement))
 
     async def _durably(self, settlement: asyncio.Future[None]) -> None:
         """Wait for the settlement. One that cannot be written is tried again by the ledger, and until then the row is

@@ -45,7 +45,9 @@ async def _ask(services: Services, x: Exchange, job: Job) -> tuple[int, str, byt
     sent = monotonic()
     headers = f"x-request-id: {x.request_id}\r\n{x.forwarded}"
     try:
-        answer = await services.upstream.get(f"{videos.ENDPOINT.path}/{job.job_id}", headers, LIMIT_S)
+        answer = await services.upstream.get(
+            f"{videos.ENDPOINT.path}/{job.job_id}", headers, min(LIMIT_S, x.deadline - sent)
+        )
         try:
             return answer.status, answer.header("Content-Type"), await answer.read()
         finally:

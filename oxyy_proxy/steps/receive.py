@@ -16,7 +16,7 @@ from aiohttp import web
 
 from oxyy_proxy.audio import duration_ms
 from oxyy_proxy.endpoints.base import FORM_BYTES, Ask, Endpoint
-from oxyy_proxy.errors import MalformedRequest, RequestTooLarge, UnsupportedEncoding
+from oxyy_proxy.errors import DeadlinePassed, MalformedRequest, RequestTooLarge, UnsupportedEncoding
 from oxyy_proxy.rules.multipart import Form, FormReader, Span, is_form
 from oxyy_proxy.rules.urls import require_public
 from oxyy_proxy.steps.state import Exchange, Services
@@ -76,6 +76,8 @@ async def _upload(
         wait.since = monotonic()
         while piece := await request.content.readany():
             wait.since = None  # what is waited for now is our own
+            if monotonic() >= x.deadline:
+                raise DeadlinePassed
             look(piece)
             if upload.size_bytes + len(piece) > most:
                 raise _too_large(limit_bytes)

@@ -128,6 +128,7 @@ class _Stream:
         x.model_served = streaming.target.model.name
         self._response = web.StreamResponse(status=200, headers=self._head())
         self._at_once = self._chunked = False
+        self._error: ProxyError | None = None
         self._behind = b""
         self._wait = Wait(x.policy.retry.idle_s, self._client_stalled)
 
@@ -250,33 +251,41 @@ class _Stream:
     async def _settle(self, cut: UpstreamFailure | None) -> None:
         """Durable before the last byte. What the upstream said is charged, however the stream ended."""
         meter = self._streaming.meter
+        if meter.usage is None and not meter.ended and (self._client_is_there or cut):
+            cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
+        charged_whole = meter.usage is not None and meter.farewell
+        self._error = None if meter.failure is not None or charged_whole else cut
         if meter.usage is not None:
             await self._hold.answered(meter.usage, reason="ok" if self._client_is_there else "client_left")
-        elif meter.ended or not (self._client_is_there or cut):
+        elif meter.ended or cut is None:
             await self._estimate("ok" if self._client_is_there else "client_left")
         else:
-            cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
-            self._services.health.ended(self._streaming.target.model.name, "failure", self._x.policy)
+            self._services.health.ended(self._streaming.target.model.name, "cut", self._x.policy)
             failure = meter.failure or cut
             await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
-        charged_whole = meter.usage is not None and meter.farewell
-        if cut is not None and meter.failure is None and not charged_whole:
-            await self._send_error(cut)
-        else:
-            await self._send(meter.farewell)
-        await self._end()
+        await self._finish()
 
     async def _cut_by_us(self) -> None:
         """The time to stop is up: charge what was delivered, and say so."""
         meter = self._streaming.meter
-        if self._hold.settled:
+        if self._hold.settled:  # it had come to its end: what is left to be said is said
+            await self._hold.durably_settled()
+            await self._finish()
             return
         self._x.error_code = Draining.code
+        self._error = Draining("The proxy is restarting and cut this stream. Retry.")
         if meter.usage is not None:
             await self._hold.answered(meter.usage, reason="drained")
         else:
             await self._estimate("drained")
-        await self._send_error(Draining("The proxy is restarting and cut this stream. Retry."))
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """The last of the answer: what the upstream said at its end, or why there is none."""
+        if self._error is not None:
+            await self._send_error(self._error)
+        else:
+            await self._send(self._streaming.meter.farewell)
         await self._end()
 
     async def _estimate(self, reason: str) -> None:
