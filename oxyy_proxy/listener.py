@@ -144,7 +144,8 @@ class _Connection(web.RequestHandler):
             resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
         finished = await super().finish_response(request, resp, start_time)
         if self._paused:  # answers are written without waiting: one who only asks and never reads must not go on
-            await self._drain_helper()
+            with contextlib.suppress(ConnectionError):  # it has left
+                await self._drain_helper()
         if self._finished and not self._messages:
             resp.force_close()
         elif not resp.keep_alive and request.content.is_eof():  # for the rest of a body aiohttp waits

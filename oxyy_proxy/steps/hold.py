@@ -161,7 +161,7 @@ class Hold:
         return queued
 
     async def durably_settled(self) -> None:
-        """Wait for a settlement whose own wait was cancelled: told twice it changes nothing and queues behind itself."""
+        """Wait for a settlement whose own wait was cancelled. Told twice it changes nothing."""
         if self._settlement is not None:
             await self._durably(self._services.ledger.settle(self._settlement))
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
-from oxyy_proxy.ledger.base import AttemptEnd, Job
+from oxyy_proxy.ledger.base import Job
 from oxyy_proxy.listener import SERVER
 from oxyy_proxy.rules.budget import duration, tightest
 from oxyy_proxy.rules.price import cost_nusd, usd
@@ -254,7 +254,8 @@ class _Stream:
         if meter.usage is None and not meter.ended and (self._client_is_there or cut):
             cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
         charged_whole = meter.usage is not None and meter.farewell
-        self._error = None if meter.failure is not None or charged_whole else cut
+        told = meter.failure is not None and meter.events  # the client has read it in the stream
+        self._error = None if told or charged_whole else cut
         if meter.usage is not None:
             await self._hold.answered(meter.usage, reason="ok" if self._client_is_there else "client_left")
         elif meter.ended or cut is None:
@@ -262,7 +263,10 @@ class _Stream:
         else:
             self._services.health.ended(self._streaming.target.model.name, "cut", self._x.policy)
             failure = meter.failure or cut
-            await self._hold.ended(AttemptEnd("ambiguous", attempt_end(failure).reason, 200), 200, failure.code)
+            end = attempt_end(failure)._replace(status=200)
+            if meter.events:  # an error in the middle of a stream may have cost what came before it
+                end = end._replace(outcome="ambiguous")
+            await self._hold.ended(end, 200, failure.code)
         await self._finish()
 
     async def _cut_by_us(self) -> None:

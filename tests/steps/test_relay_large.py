@@ -66,3 +66,22 @@ async def test_an_answer_up_to_a_megabyte_can_still_fail_over(tmp_path: Path) ->
         answer = await ask_chat(rig)
         assert (answer.status, answer.headers["x-oxyy-model"]) == (200, "gpt-5-mini")
         assert len(upstream.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        (b'{"error": {"message": "no"}, "padding": "' + b"x" * 2**21 + b'"}', "voided"),
+        (b'{"choices": [' + b"1," * 2**20 + b"}", "unresolved"),
+    ],
+    ids=["an error", "no JSON"],
+)
+async def test_a_large_answer_that_turns_out_to_be_none_does_not_look_complete(
+    tmp_path: Path, body: bytes, state: str
+) -> None:
+    async with raw_upstream(says(http(body))) as upstream, own_rig(tmp_path, upstream_url=upstream.url) as rig:
+        answer = await ask_chat(rig)
+        assert (answer.status, answer.whole) == (200, False)
+        (row,) = await ended_rows(rig)
+        assert (row["state"], row["cost_nusd"]) == (state, 0)
+        await assert_books_are_right(rig)
