@@ -35,6 +35,9 @@ from oxyy_proxy.upstream import Outgoing, UpstreamAnswer
 COMMIT_AT_BYTES = 1024 * 1024
 """A whole answer that is larger is not kept to be checked: it goes out as it comes."""
 
+_ALL_BUT = 0.9
+"""Of its time: what was before an attempt, a ledger's commit say, takes a little of the deadline."""
+
 _KEPT_HEADERS = ("Retry-After",)
 """Of an error of the upstream, beside its Content-Type."""
 
@@ -108,12 +111,19 @@ async def _told(services: Services, x: Exchange, call: Call, target: Target) -> 
         event = _event(answered, monotonic() - sent, x.policy.breaker.slow_s)
         return answered
     except UpstreamFailure as failure:
-        hurried = isinstance(failure, UpstreamTimeout) and x.deadline - sent < _own_limit_s(x, call, target)
-        event = "nothing" if hurried else verdict(failure)  # it had less time than it may take
+        hurried = isinstance(failure, UpstreamTimeout) and _was_hurried(x, call, target, monotonic() - sent)
+        event = "nothing" if hurried else verdict(failure)
         raise
     finally:
         services.health.ended(target.model.name, event, x.policy, began)
         x.upstream_s += monotonic() - sent
+
+
+def _was_hurried(x: Exchange, call: Call, target: Target, took_s: float) -> bool:
+    """Whether a time-out says nothing of the model: for the client's sake it had less time than the policy gives."""
+    policy = x.policy
+    slow = policy.breaker.slow_s is not None and took_s > policy.breaker.slow_s
+    return not slow and took_s < _ALL_BUT * min(_own_limit_s(x, call, target), policy.retry.deadline_s)
 
 
 def _event(answered: Answered, took_s: float, slow_s: float | None) -> Event:

@@ -187,7 +187,8 @@ class Exchanges:
         first = self._services.health.first(targets, x.policy)
         if first:
             self._services.metrics.failover(chosen[0].name, targets[first].model.name, "breaker")
-        return Call(principal, endpoint, ask, Plan(requested, tuple(targets[first:]), limits))
+        last = first + x.policy.retry.attempts
+        return Call(principal, endpoint, ask, Plan(requested, tuple(targets[first:last]), limits))
 
     def _route(
         self, policy: Policy, principal: Principal, endpoint: Endpoint, model: str | None
@@ -200,7 +201,7 @@ class Exchanges:
         found = self._routes.get(asked)
         if found is None:
             requested, chosen = chain(policy, principal, endpoint.name, endpoint.bases, model)
-            found = (requested, chosen[: policy.retry.attempts], watching(policy, principal))
+            found = (requested, chosen, watching(policy, principal))
             self._routes[asked] = found
         return found
 

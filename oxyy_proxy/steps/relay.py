@@ -285,11 +285,14 @@ class _Stream:
         await self._finish()
 
     async def _finish(self) -> None:
-        """The last of the answer: what the upstream said at its end, or why there is none."""
-        if self._error is not None:
-            await self._send_error(self._error)
+        """The last of the answer, once: what the upstream said at its end, or why there is none."""
+        meter = self._streaming.meter
+        error, self._error = self._error, None
+        farewell, meter.farewell = meter.farewell, b""
+        if error is not None:
+            await self._send_error(error)
         else:
-            await self._send(self._streaming.meter.farewell)
+            await self._send(farewell)
         await self._end()
 
     async def _estimate(self, reason: str) -> None:

@@ -160,7 +160,7 @@ async def test_the_answer_is_there_before_the_client_gives_up(rig: Rig) -> None:
 
 async def test_the_python_sdk_gets_an_error_of_ours_and_not_its_own(rig: Rig) -> None:
     rig.simulator.faults.add(HANGS)
-    question = [{"role": "user", "content": "Hello!"}]
+    question: Any = [{"role": "user", "content": "Hello!"}]
     async with openai.AsyncOpenAI(api_key=KEY, base_url=rig.url, timeout=1.0, max_retries=0) as client:
         calls = (client.chat.completions.create(model="gpt-5", messages=question, stream=s) for s in (False, True))
         for error in await asyncio.gather(*calls, return_exceptions=True):
@@ -193,6 +193,23 @@ async def test_a_client_without_patience_does_not_open_the_breaker_for_others(ma
     assert {answer.status for answer in await asyncio.gather(*hasty)} == {504}
     assert rig.proxy.services.health._states == {}
     assert (await ask_chat(rig)).headers["x-oxyy-model"] == "gpt-5"
+
+
+SILENT = {
+    "the deadline is the shortest": ("retry: {deadline: 200ms}\nbreaker: {failures: 3}\n", {}),
+    "it was slow already": ("breaker: {failures: 3, slow: 150ms}\n", {PYTHON: "0.6"}),
+}
+
+
+@pytest.mark.parametrize(("policy", "headers"), SILENT.values(), ids=SILENT)
+async def test_a_silent_model_is_found_out_also_by_short_times(
+    make_rig: Callable[..., Any], policy: str, headers: dict[str, str]
+) -> None:
+    rig: Rig = await make_rig(gateway="version: 1\n" + policy)
+    rig.simulator.faults.add(HANGS)
+    told = await asyncio.gather(*(ask(rig, QUESTION, headers=headers) for _ in range(3)))
+    assert [answer.status for answer in told] == [504] * 3
+    assert rig.proxy.services.health._state("gpt-5").kind == "open"
 
 
 @pytest.mark.parametrize("header", [PYTHON, NODE])

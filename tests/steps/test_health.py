@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +382,7 @@ async def test_a_probe_cancelled_at_any_await_leaves_the_next_one_free(
             clock.now = 15.0
             async with dial(rig) as wire:
                 await wire.send(request({**QUESTION, **members}))
-                await until(lambda health=health: probing(health, halfopen), every_s=0)
+                await until(partial(probing, health, halfopen), every_s=0)
                 (task,) = services.running
                 for _ in range(steps):
                     await asyncio.sleep(0)

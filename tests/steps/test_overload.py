@@ -51,7 +51,12 @@ async def served(rig: Rig, count: int, key: str = KEY) -> AsyncIterator[Callable
         for wire in wires:
             await wire.send(request(body, key=key))
         await until(lambda: len(rig.proxy.services.running) == waiting + count)
-        yield lambda: [task.cancel() for task in rig.proxy.services.running] and None
+
+        def let_go() -> None:
+            for task in rig.proxy.services.running:
+                task.cancel()
+
+        yield let_go
 
 
 def assert_overloaded(answer: Heard) -> None:
