@@ -129,6 +129,7 @@ class SqliteLedger:
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
         with self._transaction():
+            self._db.execute(schema.PROBE)  # a file that may only be read is found now, and not by the first request
             load_totals(self._db, self._book)
             self.recovered = recover(self._db, self._book, time.time())
             self._flush()
