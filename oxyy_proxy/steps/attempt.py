@@ -203,6 +203,8 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, 
     """What this answer is, as far as it must be read to know. Raises UpstreamFailure."""
     status, content_type = answer.status, answer.header("Content-Type")
     if 200 <= status < 300:
+        if answer.header("Content-Encoding").lower() not in ("", "identity"):
+            raise UpstreamBadResponse("The upstream's answer is encoded, which was not asked for. Retry.")
         meter = ask.meter(content_type, target.model)
         if meter is not None:
             first = await _first_event(answer, meter)
