@@ -1,13 +1,14 @@
 # make run     serve: the real upstream with OXYY_API_KEY set, else a simulator beside it
 # make test    all tests
 # make check   lint, types, layers, and a test file for every module
+# make torture every fault, random sequences of them, and what must hold all the same: tests/evidence/faults.toml
 # make bench   what a request costs, against a naive pass-through, direct and nginx
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check torture bench clean
 
 $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,9 @@ check: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/mirror.py
+
+torture: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.faults $(ARGS)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.benchmarks $(ARGS)
