@@ -72,22 +72,23 @@ async def test_a_restart_takes_up_what_runs(rig: Rig) -> None:
 
 
 async def test_no_more_polls_are_under_way_than_allowed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, under_way, most = rig.proxy.upstream.get, 0, 0
+    real, under_way, go_on = rig.proxy.upstream.get, 0, asyncio.Event()
 
     async def get(path: str, headers: str, limit_s: float) -> UpstreamAnswer:
-        nonlocal under_way, most
+        nonlocal under_way
         under_way += 1
-        most = max(most, under_way)
-        try:
-            return await real(path, headers, limit_s)
-        finally:
-            under_way -= 1
+        await go_on.wait()
+        under_way -= 1
+        return await real(path, headers, limit_s)
 
     monkeypatch.setattr(rig.proxy.upstream, "get", get)
-    for _ in range(40):
+    for _ in range(3 * jobs.MOST_AT_ONCE):
         await submit(rig)
-    await rig.simulator.wait_for(lambda: sum(job.polls for job in rig.simulator.jobs.values()) > 400)
-    assert most == jobs.MOST_AT_ONCE
+    await until(lambda: under_way == jobs.MOST_AT_ONCE)
+    await submit(rig)  # time passes, in which more are due
+    assert under_way == jobs.MOST_AT_ONCE
+    go_on.set()
+    await rig.simulator.wait_for(lambda: all(job.polls for job in rig.simulator.jobs.values()))
 
 
 async def test_polls_become_rarer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

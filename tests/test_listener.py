@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from oxyy_proxy import listener as listening
 from oxyy_proxy.errors import StartupError
-from oxyy_proxy.listener import Listener
+from oxyy_proxy.listener import ADMIN_CONNECTIONS, Listener, connection_limit
 from tests.rig import KEY, Rig
 from tests.steps.wires import QUESTION, dial, ended_rows, own_rig, request
 
@@ -90,20 +92,12 @@ async def test_a_client_that_leaves_while_it_sends_is_no_defect(
     assert '"error_code":"invalid_request"' in written
 
 
-@pytest.mark.parametrize(
-    ("head", "body"),
-    [("Content-Length: 1000", b'{"model":'), ("Transfer-Encoding: chunked", b"4\r\n{   \r\nzz\r\n}")],
-    ids=["silent", "malformed"],
-)
-async def test_a_body_that_does_not_come_is_not_waited_for_without_end(
-    make_rig: Callable[..., Any], head: str, body: bytes
-) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for_without_end(make_rig: Callable[..., Any]) -> None:
     rig: Rig = await make_rig(gateway="version: 1\nretry: {idle: 100ms}\n")
     async with dial(rig) as wire:
-        await wire.send(_head(head, "Expect: 100-continue"))
+        await wire.send(_head("Content-Length: 1000", "Expect: 100-continue"))
         await wire.head()
-        await wire.send(body[:8])
-        await wire.send(body[8:])
+        await wire.send(b'{"model":')
         assert await wire.closed()
     assert not rig.proxy.services.running
     assert rig.rows() == []
@@ -165,6 +159,114 @@ async def test_no_new_connections_and_idle_ones_are_closed_once_it_stops_accepti
     with pytest.raises(ConnectionRefusedError):
         async with dial(rig):
             pass
+
+
+async def test_a_head_that_does_not_end_is_cut_in_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "HEAD_S", 0.2)
+    async with dial(rig) as fresh, dial(rig) as begun, dial(rig) as kept:
+        await begun.send(b"POST /v1/chat")
+        await kept.send(request(QUESTION))
+        assert (await kept.answer()).status == 200
+        await kept.send(b"P")
+        assert await kept.closed()
+        assert await begun.closed()
+        assert await fresh.closed()
+
+
+async def test_a_connection_that_is_kept_may_wait_longer_than_a_head_may_take(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "HEAD_S", 0.1)
+    async with dial(rig) as wire, dial(rig) as fresh:
+        await wire.send(request(QUESTION))
+        assert (await wire.answer()).status == 200
+        assert await fresh.closed()  # the time is over, for one that it counts for
+        await wire.send(request(QUESTION))
+        assert (await wire.answer()).status == 200
+
+
+@pytest.mark.parametrize("pieces", [(b"4\r\n{   \r\nzz\r\n",), (b"4\r\n{   \r", b"\nzz\r\n"), (b"4\r\n{   ", b"}\r\n")])
+async def test_what_is_malformed_within_a_body_is_told_at_once(rig: Rig, pieces: tuple[bytes, ...]) -> None:
+    async with dial(rig) as wire:
+        await wire.send(_head("Transfer-Encoding: chunked", "Expect: 100-continue"))
+        await wire.head()  # 100 Continue: the body is being read
+        for piece in pieces:
+            await wire.send(piece)
+            await asyncio.sleep(0.01)  # a packet each
+        assert (await wire.answer()).error["code"] == "invalid_request"
+        assert await wire.closed()
+    assert rig.rows() == []
+
+
+async def test_a_client_that_has_ended_its_side_is_answered_and_then_closed(rig: Rig) -> None:
+    async with dial(rig) as wire:
+        await wire.send(request({**QUESTION, "simulate": {"delay_ms": 100}}) + request(QUESTION))
+        wire.writer.write_eof()
+        assert [(await wire.answer()).status for _ in range(2)] == [200, 200]
+        assert await wire.closed()
+    await ended_rows(rig, 2)
+
+
+async def test_the_trailer_of_one_request_is_no_header_of_the_next(rig: Rig) -> None:
+    poisoned = _head("Transfer-Encoding: chunked") + CHUNKED[:-2] + b"Authorization: Bearer other\r\n\r\n"
+    async with dial(rig) as wire:
+        await wire.send(poisoned + request(QUESTION))
+        answer = await wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await wire.closed()
+    await ended_rows(rig)
+
+
+async def test_a_body_that_was_not_asked_for_is_not_taken_for_the_next_request(rig: Rig) -> None:
+    async with dial(rig) as wire:
+        await wire.send(_head("Content-Length: 1000", "Expect: 100-continue").replace(KEY.encode(), b"wrong"))
+        answer = await wire.answer()
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
+async def test_a_connection_too_many_is_told_to_come_back_and_the_next_is_let_in() -> None:
+    listener = Listener(_nothing, most_connections=2)
+    await listener.open("127.0.0.1", 0)
+    host, port = listener.address.split(":")
+    try:
+        inside = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        reader, writer = await asyncio.open_connection(host, int(port))
+        refused = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b'"code":"overloaded"' in refused
+        assert b"\r\nRetry-After: 1\r\n" in refused
+        inside[0][1].close()
+        while refused:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            refused = b"" if answer.startswith(b"HTTP/1.1 200") else answer
+        inside[1][1].close()
+    finally:
+        await listener.close()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "allowed"),
+    [
+        (1024, 1024, 1024, 320),
+        (1024, 20_000, 20_000, 6645),
+        (1024, resource.RLIM_INFINITY, 30_064, 10_000),
+        (10**6, 10**6, 10**6, 10_000),
+        (64, 64, 64, 1),
+    ],
+)
+def test_as_many_connections_as_descriptors_allow(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int, allowed: int
+) -> None:
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.append(wanted))
+    assert connection_limit() == allowed
+    assert limits[-1] == (raised, hard)
+    assert listening.RESERVED_DESCRIPTORS > 2 * ADMIN_CONNECTIONS
 
 
 async def _nothing(request: web.BaseRequest) -> web.StreamResponse:

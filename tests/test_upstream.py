@@ -219,8 +219,10 @@ async def test_an_answer_larger_than_the_limit_is_refused(
 ) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
     async with raw_upstream(says(http(b'{"a": "' + b"x" * 1000 + b'"}')), says(http(GOOD))) as upstream:
-        rig = await _against(make_rig, upstream.url)
-        assert (await ask_chat(rig)).error["code"] == "upstream_bad_response"
+        rig = await make_rig(upstream_url=upstream.url)
+        # What names a job is read whole, however large it is.
+        video = await ask(rig, {"model": "veo-3", "prompt": "A lake"}, path="/v1/videos/generations")
+        assert video.error["code"] == "upstream_bad_response"
         assert rig.rows()[0]["state"] == "unresolved"
         assert (await ask_chat(rig)).status == 200
 

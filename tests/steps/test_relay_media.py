@@ -75,8 +75,8 @@ async def test_sound_comes_as_it_was_sent(rig: Rig, name: str, size: int, chunke
     await assert_books_are_right(rig)
 
 
-async def test_sound_flows_before_it_is_complete(rig: Rig) -> None:
-    async with dial(rig) as wire:
+async def test_sound_flows_before_it_is_complete(tmp_path: Path) -> None:
+    async with own_rig(tmp_path, gateway="version: 1\ndrain: 0s\n") as rig, dial(rig) as wire:
         wishes = {"bytes": 40_000, "fault": "hang_mid_body", "after_bytes": 20_000}
         await wire.send(request({**TEXT, "simulate": wishes}, path=SPEECH))
         await wire.head()
