@@ -110,9 +110,12 @@ class _Connection(web.RequestHandler):
             self._expect_head()
 
     def _break_off(self) -> None:
-        """Nothing more of the last body comes: behind what is not HTTP aiohttp would let its reader wait."""
+        """Nothing more of the last body comes: behind what is not HTTP aiohttp would let its reader wait. Told twice,
+        as one who was just woken by the end of a chunk waits again without a look at what was said meanwhile."""
         if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(ConnectionResetError("broken off"))
+            error = ConnectionResetError("broken off")
+            self._body.set_exception(error)
+            self._loop.call_soon(self._body.set_exception, error)
 
     def _expect_head(self) -> None:
         """Bring aiohttp's timer for idle connections forward; it does nothing once a request is there."""
@@ -203,7 +206,7 @@ class _Connection(web.RequestHandler):
             if timer is not None:
                 timer.cancel()
 
-    # ---
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Take no further request. One that waits for a request is closed at once: aiohttp would leave it open and
