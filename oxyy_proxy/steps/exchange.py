@@ -44,9 +44,13 @@ from oxyy_proxy.steps.receive import receive
 from oxyy_proxy.steps.relay import answer_headers, relay
 from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
+from oxyy_proxy.sweep import SWEEP_EVERY_S
 from oxyy_proxy.uploads import TEAM_SHARE
 
 PREFIX = "/v1"
+
+LATE_S = 1.5 * SWEEP_EVERY_S
+"""How late a wait may be ended, and its end told."""
 
 TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
@@ -146,7 +150,7 @@ class Exchanges:
             started_at=now,
             started=started,
             policy=policy,
-            deadline=started + min(policy.retry.deadline_s, patience_s(headers) or inf),
+            deadline=started + min(_in_time(policy.retry.deadline_s), patience_s(headers) or inf),
             client_retries=is_retry(headers),
             client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
             tag=_text(headers["x-oxyy-tag"])[:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
@@ -228,6 +232,11 @@ class Exchanges:
         )
         self._services.metrics.finished(end)
         self._services.log.finished(end)
+
+
+def _in_time(limit_s: float) -> float:
+    """A little less than a limit, since a wait may be ended late, and telling so takes a moment too."""
+    return limit_s - min(LATE_S, limit_s / 2)
 
 
 def _require_plain_framing(request: web.BaseRequest) -> None:
