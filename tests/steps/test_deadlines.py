@@ -61,7 +61,7 @@ async def slowly(rig: Rig, body: bytes, over_s: float, pieces: int = 5) -> tuple
 
 async def test_each_attempt_gets_its_time_and_the_last_what_is_left(make_rig: Callable[..., Any]) -> None:
     rig: Rig = await make_rig(
-        models=THREE, gateway=gateway(deadline="1100ms", first_byte="400ms", answer="400ms", budget_percent="100")
+        models=THREE, gateway=gateway(deadline="1300ms", first_byte="400ms", answer="400ms", budget_percent="100")
     )
     rig.proxy.services.jitter = lambda: 0.0
     rig.simulator.faults.add(HANGS)
@@ -69,7 +69,7 @@ async def test_each_attempt_gets_its_time_and_the_last_what_is_left(make_rig: Ca
     for answer, took_s in told:
         assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
         assert answer.headers["x-oxyy-attempts"] == "3"
-        assert 0.94 < took_s < 1.1 + LATE_S
+        assert 1.14 < took_s < 1.3 + LATE_S
     assert sorted(asked(rig)) == ["claude-opus-4.6"] * 2 + ["gpt-5"] * 2 + ["gpt-5-mini"] * 2
     await assert_books_are_right(rig)
 
