@@ -131,9 +131,6 @@ MIGRATIONS: tuple[str, ...] = (
     """,
 )
 
-PROBE = f"PRAGMA user_version = {len(MIGRATIONS)}"
-"""Changes nothing, and has to be written."""
-
 INSERT_OPEN = "INSERT INTO open_requests VALUES {rows}"
 
 UPDATE_OPEN = """

@@ -129,12 +129,17 @@ class SqliteLedger:
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
         with self._transaction():
-            self._db.execute(schema.PROBE)  # a file that may only be read is found now, and not by the first request
+            self._probe()  # a file that may only be read is found now, and not by the first request
             load_totals(self._db, self._book)
             self.recovered = recover(self._db, self._book, time.time())
             self._flush()
         self._book.commit()
         self._thread.start()
+
+    def _probe(self) -> None:
+        """Write what is there already: changes nothing, and has to be written."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        self._db.execute(f"PRAGMA user_version = {version}")
 
     def _run(self) -> None:
         closing = crowded = False
@@ -159,7 +164,7 @@ class SqliteLedger:
         try:
             with self._transaction():
                 if not self.writable:
-                    self._db.execute(schema.PROBE)
+                    self._probe()
                 results = [_result(verb, arguments) for _, verb, arguments, _ in batch]
                 self._flush()
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
