@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -27,7 +27,7 @@ MAX_INT = 2**31 - 1
 """The most that a count may be, asked for or consumed, so that no sum or cost overflows a 64-bit column."""
 
 
-class StreamMeter(Protocol):
+class StreamMeter(ABC):
     """Reads a stream on its way to the client: `feed` takes what came and returns what may go on now.
 
     `started`: a real event was seen (the commit point). `failure`: what came instead of one, or an error event among
@@ -38,25 +38,42 @@ class StreamMeter(Protocol):
     whole, None where that is not known before.
     """
 
-    events: bool
-    started: bool
-    ended: bool
-    failure: UpstreamFailure | None
-    usage: Usage | None
-    farewell: bytes
-    output_bytes: int
+    __slots__ = ("ended", "failure", "farewell", "output_bytes", "started", "usage")
 
-    @property
-    def mid_event(self) -> bool: ...
+    events: bool = True
+    promised: Usage | None = None
+    mid_event: bool = False
 
-    @property
-    def promised(self) -> Usage | None: ...
+    def __init__(self) -> None:
+        self.started = False
+        self.ended = False
+        self.failure: UpstreamFailure | None = None
+        self.usage: Usage | None = None
+        self.farewell = b""
+        self.output_bytes = 0
 
+    @abstractmethod
     def feed(self, data: bytes) -> bytes: ...
 
+    @abstractmethod
     def finish(self) -> bytes:
         """The upstream is at its end: what was kept of an unfinished event."""
-        ...
+
+
+class BytesMeter(StreamMeter):
+    """Passes on all bytes but the last, which waits for the settlement, so that nobody has the whole of what is not yet
+    charged."""
+
+    __slots__ = ()
+
+    events = False
+
+    def feed(self, data: bytes) -> bytes:
+        if not data:
+            return b""
+        self.started = True
+        kept, self.farewell = self.farewell, data[-1:]
+        return kept + data[:-1]
 
 
 class JobSeen(NamedTuple):
@@ -217,6 +234,19 @@ def usage_of(usage: object) -> Usage | None:
         output_tokens=tokens_out,
         audio_output_tokens=count_of(details_out, "audio_tokens") or 0,
     )
+
+
+def tokens_of(said: object) -> Usage | None:
+    """The tokens in the `usage` member of an answer of images or of a transcript; None where it does not say."""
+    tokens_in, tokens_out = count_of(said, "input_tokens"), count_of(said, "output_tokens")
+    if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
+        return None
+    return Usage(input_tokens=tokens_in, output_tokens=tokens_out)
+
+
+def utf8_size(text: str) -> int:
+    """Bytes of a text, in which there may be half a surrogate pair."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def count_of(of: object, name: str) -> int | None:

@@ -10,6 +10,7 @@ from oxyy_proxy.endpoints.base import (
     Answer,
     Ask,
     Endpoint,
+    StreamMeter,
     error_answer,
     model_of,
     optional,
@@ -17,8 +18,9 @@ from oxyy_proxy.endpoints.base import (
     read_json,
     read_object,
     usage_of,
+    utf8_size,
 )
-from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse, UpstreamFailure
+from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
 from oxyy_proxy.rules.sse import DONE, Framer, data_of, is_one_event
@@ -112,38 +114,20 @@ class ChatAsk(Ask):
         return sum(getattr(parts, kind) for kind in self._parts)
 
 
-class ChatMeter:
+class ChatMeter(StreamMeter):
     """A chat stream on its way to the client (see `StreamMeter`).
 
     Bytes pass as they come, save two things: the usage chunk that only we asked for is kept back, and `[DONE]` waits
     in `farewell` for the settlement. An event that has not come whole is passed on as soon as it cannot be either.
     """
 
-    __slots__ = (
-        "_framer",
-        "_keep_usage",
-        "_passed",
-        "ended",
-        "failure",
-        "farewell",
-        "output_bytes",
-        "started",
-        "usage",
-    )
-
-    events = True
-    promised = None
+    __slots__ = ("_framer", "_keep_usage", "_passed")
 
     def __init__(self, *, keep_usage: bool) -> None:
+        super().__init__()
         self._framer = Framer()
         self._keep_usage = keep_usage
         self._passed = 0  # bytes of the unfinished event that the client already has
-        self.started = False
-        self.ended = False
-        self.failure: UpstreamFailure | None = None
-        self.usage: Usage | None = None
-        self.farewell = b""
-        self.output_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         if not self._framer.tail and not self.ended and is_one_event(data):
@@ -161,7 +145,7 @@ class ChatMeter:
         return out[0] if len(out) == 1 else b"".join(out)
 
     @property
-    def mid_event(self) -> bool:
+    def mid_event(self) -> bool:  # type: ignore[override]
         return self._passed > 0
 
     def finish(self) -> bytes:
@@ -293,7 +277,7 @@ def _utf8_size(value: object) -> int:
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            size += len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass"))
+            size += utf8_size(item)
         elif isinstance(item, list):
             stack.extend(item)
         elif isinstance(item, dict):

@@ -13,6 +13,7 @@ from oxyy_proxy.endpoints.base import (
     optional_int,
     read_object,
     usage_of,
+    utf8_size,
 )
 from oxyy_proxy.errors import InvalidValue
 from oxyy_proxy.rules.jsonbody import JsonBody
@@ -57,7 +58,7 @@ def _measure(value: Any) -> tuple[int, int]:
     text_bytes = token_ids = 0
     for item in items:
         if isinstance(item, str):
-            text_bytes += max(2, len(item.encode("utf-8", "surrogatepass")))
+            text_bytes += max(2, utf8_size(item))
         elif isinstance(item, list) and item and all(type(token) is int for token in item):
             token_ids += len(item)
         else:

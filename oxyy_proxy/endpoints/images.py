@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, count_of, read_object
+from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, count_of, read_object, tokens_of, utf8_size
 from oxyy_proxy.endpoints.fields import MAX_WORD_CHARS, Fields, FormFields, JsonFields
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.multipart import Form, Pieces
@@ -44,7 +44,7 @@ class ImagesAsk(Ask):
         self._images = fields.integer("n", least=1, most=MAX_IMAGES)
         self._size = fields.word("size")
         self._quality = fields.word("quality")
-        self._text_bytes = len(fields.required("prompt").encode("utf-8", "surrogatepass"))
+        self._text_bytes = utf8_size(fields.required("prompt"))
         if fields.flag("stream"):
             # Its answer could not be read, and would be paid for all the same.
             raise InvalidValue("Images are not streamed here. Leave 'stream' out.", param="stream")
@@ -101,18 +101,14 @@ class ImagesAsk(Ask):
 
 def _usage_of(said: object) -> Usage | None:
     """The `usage` member of an answer of images, None where it does not say. What is made counts as image tokens."""
-    if not isinstance(said, dict):
-        return None
-    tokens_in, tokens_out = count_of(said, "input_tokens"), count_of(said, "output_tokens")
-    if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
+    usage = tokens_of(said)
+    if usage is None or not isinstance(said, dict):
         return None
     details_in, details_out = said.get("input_tokens_details"), said.get("output_tokens_details")
     made = count_of(details_out, "image_tokens")
-    return Usage(
-        input_tokens=tokens_in,
-        output_tokens=tokens_out,
+    return usage._replace(
         image_input_tokens=count_of(details_in, "image_tokens") or 0,
-        image_output_tokens=tokens_out if made is None else made,
+        image_output_tokens=usage.output_tokens if made is None else made,
     )
 
 

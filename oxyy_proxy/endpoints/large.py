@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-from oxyy_proxy.endpoints.base import Ask
+from oxyy_proxy.endpoints.base import Ask, BytesMeter
 from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure
 from oxyy_proxy.rules.slimjson import Slimmer
-from oxyy_proxy.rules.types import Model, PartTokens, Usage
+from oxyy_proxy.rules.types import Model, PartTokens
 
 
-class LargeMeter:
-    """Bytes on their way to the client (see `StreamMeter`): all but the last, which waits for the settlement, so that
-    nobody has the whole of what is not yet charged.
+class LargeMeter(BytesMeter):
+    """Bytes on their way to the client.
 
     At its end the answer is read by what `Slimmer` left of it. One that is malformed, or is an error, has not `ended`,
     and what `ask.read` raised is the `failure`. `output_bytes` is until then what was left out of long strings.
     """
 
-    __slots__ = (
-        "_ask",
-        "_model",
-        "_parts",
-        "_slimmer",
-        "ended",
-        "failure",
-        "farewell",
-        "output_bytes",
-        "started",
-        "usage",
-    )
-
-    events = False
-    promised = None
-    mid_event = False
+    __slots__ = ("_ask", "_model", "_parts", "_slimmer")
 
     def __init__(self, ask: Ask, model: Model, parts: PartTokens) -> None:
+        super().__init__()
         self._ask = ask
         self._model = model
         self._parts = parts
         self._slimmer = Slimmer()
-        self.started = False
-        self.ended = False
-        self.failure: UpstreamFailure | None = None
-        self.usage: Usage | None = None
-        self.farewell = b""
-        self.output_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        if not data:
-            return b""
-        self.started = True
         self._slimmer.feed(data)
         self.output_bytes = self._slimmer.dropped_bytes
-        kept, self.farewell = self.farewell, data[-1:]
-        return kept + data[:-1]
+        return super().feed(data)
 
     def finish(self) -> bytes:
         if self.started and not (self.ended or self.failure):

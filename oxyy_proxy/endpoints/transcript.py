@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from oxyy_proxy.endpoints.base import count_of, error_answer, read_json
+from oxyy_proxy.endpoints.base import StreamMeter, count_of, error_answer, read_json, tokens_of, utf8_size
 from oxyy_proxy.endpoints.fields import milliseconds
-from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure
+from oxyy_proxy.errors import UpstreamBadResponse
 from oxyy_proxy.rules.sse import DONE, Framer, data_of
 from oxyy_proxy.rules.types import Model, Usage
 
@@ -28,46 +28,24 @@ def charged_by(answer: dict[str, Any], model: Model) -> Usage | None:
 
 
 def _tokens(said: object) -> Usage | None:
-    if not isinstance(said, dict):
+    usage = tokens_of(said)
+    if usage is None or not isinstance(said, dict):
         return None
-    tokens_in, tokens_out = count_of(said, "input_tokens"), count_of(said, "output_tokens")
-    if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
-        return None
-    audio = count_of(said.get("input_token_details"), "audio_tokens")
-    return Usage(input_tokens=tokens_in, output_tokens=tokens_out, audio_input_tokens=audio or 0)
+    return usage._replace(audio_input_tokens=count_of(said.get("input_token_details"), "audio_tokens") or 0)
 
 
-class TranscriptMeter:
+class TranscriptMeter(StreamMeter):
     """A stream of `transcript.text.delta` events on its way to the client (see `StreamMeter`). Events pass as they come
     whole; `transcript.text.done`, and what follows it, waits in `farewell` for the settlement."""
 
-    __slots__ = (
-        "_framer",
-        "_holds_back",
-        "_model",
-        "ended",
-        "failure",
-        "farewell",
-        "mid_event",
-        "output_bytes",
-        "started",
-        "usage",
-    )
-
-    events = True
-    promised = None
+    __slots__ = ("_framer", "_holds_back", "_model", "mid_event")
 
     def __init__(self, model: Model) -> None:
+        super().__init__()
         self._model = model
         self._framer = Framer()
         self._holds_back = False
         self.mid_event = False
-        self.started = False
-        self.ended = False
-        self.failure: UpstreamFailure | None = None
-        self.usage: Usage | None = None
-        self.farewell = b""
-        self.output_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         return self._sorted(self._framer.feed(data))
@@ -111,10 +89,6 @@ class TranscriptMeter:
             self._holds_back = True
             self.usage = charged_by(said, self._model)
             if isinstance(text, str):
-                self.output_bytes = _utf8_size(text)
+                self.output_bytes = utf8_size(text)
         elif isinstance(delta, str):
-            self.output_bytes += _utf8_size(delta)
-
-
-def _utf8_size(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+            self.output_bytes += utf8_size(delta)

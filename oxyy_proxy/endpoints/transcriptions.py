@@ -6,7 +6,7 @@ no file here.
 
 from __future__ import annotations
 
-from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, error_answer, read_json, read_object
+from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, error_answer, read_json, read_object, utf8_size
 from oxyy_proxy.endpoints.fields import Fields, FormFields, JsonFields, media_type
 from oxyy_proxy.endpoints.transcript import MAX_AUDIO_MS, TranscriptMeter, charged_by
 from oxyy_proxy.errors import InvalidValue
@@ -58,7 +58,7 @@ class TranscriptionAsk(Ask):
         self.model = fields.model
         self.stream = fields.flag("stream")
         self._format = fields.text("response_format") or "json"
-        self._prompt_bytes = len((fields.text("prompt") or "").encode("utf-8", "surrogatepass"))
+        self._prompt_bytes = utf8_size(fields.text("prompt") or "")
         self._audio_ms: int | None = None
         self._size_bytes: int | None = None
         self.recording: Span | str | None = None
@@ -118,7 +118,7 @@ class TranscriptionAsk(Ask):
             if answer.get("error"):
                 raise error_answer(answer["error"])
         text = answer.get("text")
-        size = len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else len(body)
+        size = utf8_size(text) if isinstance(text, str) else len(body)
         return Answer(charged_by(answer, model), size)
 
     def meter(self, content_type: str, model: Model) -> TranscriptMeter | None:
