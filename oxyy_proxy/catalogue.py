@@ -69,11 +69,7 @@ class Catalogue:
     async def _ask(self) -> str | None:
         """Ask once. Why no list came, None where one did."""
         try:
-            answer = await self._upstream.get(models.PATH, "", ANSWER_S)
-            try:
-                status, body = answer.status, await answer.read()
-            finally:
-                answer.close()
+            status, _, body = await self._upstream.fetch(models.PATH, "", ANSWER_S)
         except UpstreamFailure as failure:
             return failure.code
         said = read_json(body) if status == 200 else None

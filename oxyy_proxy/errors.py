@@ -209,6 +209,14 @@ class UpstreamStatus(UpstreamFailure):
 class UpstreamAuth(UpstreamFailure):
     status, code, reason, retryable = 503, "upstream_auth", "auth", False
 
+    @classmethod
+    def refused(cls) -> UpstreamAuth:
+        """As the client gets it: another try is no use."""
+        return cls(
+            "The upstream refused the organisation's key. Retrying is no use; tell your platform team.",
+            headers={"x-should-retry": "false"},
+        )
+
 
 class UpstreamUnreachable(UpstreamFailure):
     pass

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Literal, Protocol
+from typing import Literal
 
 from oxyy_proxy.endpoints import videos
 from oxyy_proxy.endpoints.base import JobSeen
@@ -15,7 +15,7 @@ from oxyy_proxy.errors import ProxyError, UpstreamFailure
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Ledger, Settlement
 from oxyy_proxy.observe import Log
 from oxyy_proxy.rules.price import cost_nusd, usd
-from oxyy_proxy.rules.types import Policy, Usage
+from oxyy_proxy.rules.types import Policies, Usage
 from oxyy_proxy.upstream import Upstream
 
 FIRST_POLL_S = 5.0
@@ -29,11 +29,6 @@ MOST_AT_ONCE = 8
 
 POLL_LIMIT_S = 30.0
 """How long an answer to a poll may take."""
-
-
-class Policies(Protocol):
-    @property
-    def policy(self) -> Policy: ...
 
 
 class Jobs:
@@ -127,14 +122,10 @@ class Jobs:
         """What the upstream says of a job now; that it runs, where it says nothing of use."""
         try:
             headers = f"x-request-id: {job.request_id}\r\n"
-            answer = await self._upstream.get(f"{videos.ENDPOINT.path}/{job.job_id}", headers, POLL_LIMIT_S)
-            try:
-                body = await answer.read()
-            finally:
-                answer.close()
-            if answer.status == 200:
+            status, _, body = await self._upstream.fetch(videos.path_of(job.job_id), headers, POLL_LIMIT_S)
+            if status == 200:
                 return videos.read_job(job.job_id, body)
-            reason = f"upstream_{answer.status}"
+            reason = f"upstream_{status}"
         except UpstreamFailure as failure:
             reason = failure.code
         self._log.event("job_poll_failed", job_id=job.job_id, request_id=job.request_id, reason=reason)

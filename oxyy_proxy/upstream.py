@@ -159,6 +159,14 @@ class Upstream:
         except UpstreamReset:  # others that are idle may be closed as well
             return await self._send(head, b"", limit_s - (monotonic() - started), afresh=True)
 
+    async def fetch(self, path: str, headers: str, limit_s: float) -> tuple[int, str, bytes]:
+        """The status, the Content-Type and the body of what `get` gives. Raises as `get` and `read` do."""
+        answer = await self.get(path, headers, limit_s)
+        try:
+            return answer.status, answer.header("Content-Type"), await answer.read()
+        finally:
+            answer.close()
+
     async def _send(self, head: str, body: bytes | Outgoing, limit_s: float, *, afresh: bool = False) -> UpstreamAnswer:
         started = monotonic()
         connection = (None if afresh else self._take_idle()) or await self._connect(limit_s)

@@ -81,6 +81,11 @@ class VideosAsk(Ask):
         return self._seconds or default
 
 
+def path_of(job_id: str) -> str:
+    """Where the upstream tells of a job."""
+    return f"{ENDPOINT.path}/{job_id}"
+
+
 def read_job(job_id: str, body: bytes) -> JobSeen:
     """What a 200 answer to GET /v1/videos/generations/{id} says. Raises UpstreamBadResponse where it is not JSON, or of
     another job."""

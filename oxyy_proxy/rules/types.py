@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 Meter = Literal["usd", "tokens", "requests", "concurrent"]
 Per = Literal["minute", "hour", "day", "month"]
@@ -173,6 +173,13 @@ class Policy:
     allow_internal_urls: bool = False
     """Whether a URL in a request may name an internal host, which the upstream would then fetch."""
     video_job_timeout_s: float = 86_400.0
+
+
+class Policies(Protocol):
+    """Where the policy in force is found; a request takes one snapshot and keeps it."""
+
+    @property
+    def policy(self) -> Policy: ...
 
 
 class Target(NamedTuple):

@@ -217,10 +217,7 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, 
     if status < 400:
         raise UpstreamErrorAnswer(f"The upstream answered {status}, which is not an answer. Tell your platform team.")
     if status in (401, 403):
-        raise UpstreamAuth(
-            "The upstream refused the organisation's key. Retrying is no use; tell your platform team.",
-            headers={"x-should-retry": "false"},
-        )
+        raise UpstreamAuth.refused()
     kept = {name: value for name in _KEPT_HEADERS if (value := answer.header(name))}
     body = await answer.read()
     if status in retry.on:

@@ -31,10 +31,7 @@ async def job_status(services: Services, x: Exchange, principal: Principal, job_
     if status == 200:
         await services.jobs.seen(job, videos.read_job(job.job_id, body))
     elif status in (401, 403):
-        raise UpstreamAuth(
-            "The upstream refused the organisation's key. Retrying is no use; tell your platform team.",
-            headers={"x-should-retry": "false"},
-        )
+        raise UpstreamAuth.refused()
     elif status < 400:
         raise UpstreamBadResponse(f"The upstream answered {status}, which is not an answer. Retry.")
     x.status = status
@@ -45,12 +42,6 @@ async def _ask(services: Services, x: Exchange, job: Job) -> tuple[int, str, byt
     sent = monotonic()
     headers = f"x-request-id: {x.request_id}\r\n{x.forwarded}"
     try:
-        answer = await services.upstream.get(
-            f"{videos.ENDPOINT.path}/{job.job_id}", headers, min(LIMIT_S, x.deadline - sent)
-        )
-        try:
-            return answer.status, answer.header("Content-Type"), await answer.read()
-        finally:
-            answer.close()
+        return await services.upstream.fetch(videos.path_of(job.job_id), headers, min(LIMIT_S, x.deadline - sent))
     finally:
         x.upstream_s += monotonic() - sent

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from oxyy_proxy.catalogue import Catalogue
 from oxyy_proxy.endpoints.base import Ask, Endpoint
@@ -15,18 +15,11 @@ from oxyy_proxy.jobs import Jobs
 from oxyy_proxy.ledger.base import Ledger
 from oxyy_proxy.observe import Log, Metrics
 from oxyy_proxy.rules.budget import Standing
-from oxyy_proxy.rules.types import Plan, Policy, Principal, Usage
+from oxyy_proxy.rules.types import Plan, Policies, Policy, Principal, Usage
 from oxyy_proxy.steps.health import Health
 from oxyy_proxy.sweep import Sweeper
 from oxyy_proxy.uploads import Buffers, Upload
 from oxyy_proxy.upstream import Upstream
-
-
-class Policies(Protocol):
-    """Where the policy in force is found; a request takes one snapshot and keeps it."""
-
-    @property
-    def policy(self) -> Policy: ...
 
 
 @dataclass(slots=True)
