@@ -124,14 +124,17 @@ class Metrics:
         )
         self._policy_info = Gauge("oxyy_policy_info", "The policies in force.", ["version"], registry=registry)
         Gauge("oxyy_build_info", "This program.", ["version"], registry=registry).labels(__version__).set(1)
-        # A child is looked up once per combination of labels: 1.1 µs instead of 3.9.
+        self.commit_seconds = self._commit.observe
+        self._keep_children()
+
+    def _keep_children(self) -> None:
+        """A child is looked up once per combination of labels: 1.1 µs instead of 3.9."""
         self._request_child = cache(self._requests.labels)
         self._duration_child = cache(self._duration.labels)
         self._first_byte_child = cache(self._first_byte.labels)
         self._overhead_child = cache(self._overhead.labels)
         self._attempt_child = cache(self._attempts.labels)
         self.in_flight: Callable[[str], Gauge] = cache(self._in_flight.labels)
-        self.commit_seconds = self._commit.observe
 
     def policy_loaded(self, policy: Policy) -> None:
         self._policy_info.clear()

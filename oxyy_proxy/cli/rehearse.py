@@ -141,7 +141,7 @@ def _fault(text: str, outage_s: float, asked: Sequence[Question]) -> dict[str, A
     from oxyy_proxy.cli import simulate
     from oxyy_proxy.simulator import parse_fault
 
-    written = simulate._fault(text)
+    written = simulate.fault_of(text)
     for alien in written.keys() & {"model", "polls"}:
         raise typer.BadParameter(f"leave out {alien!r}: what is down is named by --model", param_hint="--fault")
     if parse_fault(written).kind.only == "stream" and not any(question.stream for question in asked):

@@ -61,7 +61,7 @@ def simulate(
         sim = Simulator(_price_list(prices), key, pace_ms, received_kept=0, job_s=job_s)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--prices") from None
-    faults = [_fault(text) for text in fault or []]
+    faults = [fault_of(text) for text in fault or []]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(sim, host, port, faults))
 
@@ -109,7 +109,7 @@ def _price_list(path: Path | None) -> dict[str, dict[str, object]] | None:
     return prices
 
 
-def _fault(text: str) -> dict[str, Any]:
+def fault_of(text: str) -> dict[str, Any]:
     """The fault in its long form, checked. Raises BadParameter."""
     from oxyy_proxy.simulator import FaultError, parse_fault
 
