@@ -1,43 +1,22 @@
-"""A listening socket with aiohttp's low-level server behind it: who is let in, for how long, and what is answered when
-HTTP itself is broken."""
+"""A listening socket with aiohttp's low-level server behind it: who is let in, and when nobody is any more."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import resource
-import secrets
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import _ErrInfo
 
-from oxyy_proxy.errors import MalformedRequest, Overloaded, StartupError
-from oxyy_proxy.rules.requestid import request_id
-
-SERVER = "oxyy-proxy"
-"""What answers call themselves; aiohttp would tell its version and Python's."""
+from oxyy_proxy.connection import KEEPALIVE_S, Connection, plain_headers, silent
+from oxyy_proxy.errors import Overloaded, StartupError
 
 BACKLOG = 1024
 ACCEPTS_AT_ONCE = 64
-
-KEEPALIVE_S = 75.0
-"""How long a connection may wait for its next request."""
-
-HEAD_S = 15.0
-"""How long a head may take, from its first byte; and a new connection until its first head is there."""
-
-STALLED_S = 60.0
-"""How long a client may take nothing of an answer that waits for it: the default of a policy's `idle`."""
-
-PART_S = 2.0
-"""How long a client may take to close a connection that is over."""
 
 NO_DESCRIPTORS_S = 0.1
 """How long nobody is let in where the process is out of descriptors after all."""
@@ -54,179 +33,7 @@ DESCRIPTORS_PER_CONNECTION = 3
 RESERVED_DESCRIPTORS = 64
 """For the ledger, the policies, the event loop, the admin listener and what is looked up: about 30 are in use."""
 
-_silent = logging.getLogger("oxyy_proxy.http")
-"""aiohttp's own messages quote what the client sent, keys included; the server gets a logger that says nothing."""
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
-
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, except that an error it finds is answered in our form and quotes nothing, and that a client
-    which is slow to ask or to take its answer is not waited for without end."""
-
-    __slots__ = ("_asked", "_body", "_closing", "_finished", "_left_bytes", "_parts", "_stall")
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._asked: asyncio.Future[None] | None = None
-        self._body: StreamReader | None = None
-        self._finished = False
-        self._parts = False
-        self._stall: asyncio.TimerHandle | None = None
-        self._left_bytes = 0
-        self._closing: asyncio.TimerHandle | None = None
-
-    @property
-    def _waits(self) -> bool:
-        """For a request, or the rest of its head."""
-        return self._waiter is not None and not self._waiter.done()
-
-    # --- a client that is slow to ask --------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Two kinds of requests are the last of their connection. Behind chunks may stand trailers, and aiohttp's
-        parser puts them before the next request's headers: a key among them would be the next client's, where a load
-        balancer shares the connection. Behind CONNECT stands what was meant for somebody else."""
-        super().data_received(data)
-        messages = self._messages
-        if messages:
-            for at in range(len(messages)):
-                message, body = messages[at]
-                if isinstance(message, _ErrInfo):
-                    self._break_off()
-                elif message.chunked or message.method == "CONNECT":
-                    messages[at] = message._replace(should_close=True), body
-                self._body = body
-            return
-        waiter = self._waiter
-        if waiter is not None and waiter is not self._asked and not waiter.done():
-            self._asked = waiter  # the first bytes of a head, and not all of it
-            self._expect_head()
-
-    def _break_off(self) -> None:
-        """Nothing more of the last body comes: behind what is not HTTP aiohttp would let its reader wait. Told twice,
-        as one who was just woken by the end of a chunk waits again without a look at what was said meanwhile."""
-        if self._body is not None and not self._body.is_eof():
-            error = ConnectionResetError("broken off")
-            self._body.set_exception(error)
-            self._loop.call_soon(self._body.set_exception, error)
-
-    def _expect_head(self) -> None:
-        """Bring aiohttp's timer for idle connections forward; it does nothing once a request is there."""
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        late = min(self._next_keepalive_close_time, self._loop.time() + HEAD_S)
-        self._next_keepalive_close_time = late
-        self._keepalive_handle = self._loop.call_at(late, self._process_keepalive)
-
-    # --- a client that has sent all it will, and waits for its answers -----------------------------------------
-
-    def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Whether the connection stays: as long as a request is under way. Else it closes."""
-        if self._close or self._force_close or self._waits:
-            return None
-        self._break_off()
-        self._finished = True
-        self._loop.call_soon(self._close_if_idle)  # the last answer may just have been given
-        return True
-
-    def _close_if_idle(self) -> None:
-        if self._waits:
-            self.force_close()
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if not request.content.is_eof() and "Expect" in request.headers:
-            resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
-        finished = await super().finish_response(request, resp, start_time)
-        if self._paused:  # answers are written without waiting: one who only asks and never reads must not go on
-            with contextlib.suppress(ConnectionError):  # it has left
-                await self._drain_helper()
-        if self._finished and not self._messages:
-            resp.force_close()
-        elif not resp.keep_alive and request.content.is_eof():  # for the rest of a body aiohttp waits
-            self._parts = self._force_close = True  # aiohttp takes no more, and leaves the closing to `start`
-        return finished
-
-    # --- a client that is slow to take its answers -------------------------------------------------------------
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._stall is not None:
-            self._stall.cancel()
-
-    def _watch(self) -> None:
-        if self.transport is not None:
-            self._left_bytes = self.transport.get_write_buffer_size()
-            self._stall = self._loop.call_later(STALLED_S, self._still_behind, self.transport)
-
-    def _still_behind(self, transport: asyncio.Transport) -> None:
-        if transport.get_write_buffer_size() < self._left_bytes:
-            self._watch()
-        else:
-            transport.abort()
-
-    async def start(self) -> None:
-        await super().start()
-        if self.transport is None:
-            return
-        if self._parts and self.transport.can_write_eof():
-            # The client closes first: a socket that is closed with something unread, such as a request behind the last
-            # one, resets the connection, and the answer may be lost with it.
-            self.transport.write_eof()
-            self._closing = self._loop.call_later(PART_S, self._leave, self.transport)
-        else:
-            self._leave(self.transport)
-
-    def _leave(self, transport: asyncio.Transport) -> None:
-        """Close; asyncio waits for that without end where a client does not take the last bytes."""
-        transport.close()
-        self._closing = self._loop.call_later(STALLED_S, transport.abort)
-
-    def force_close(self) -> None:
-        transport = self.transport
-        super().force_close()
-        if transport is not None and transport.get_write_buffer_size():
-            self._closing = self._loop.call_later(STALLED_S, transport.abort)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        for timer in (self._stall, self._closing):
-            if timer is not None:
-                timer.cancel()
-
-    # --- the end ------------------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Take no further request. One that waits for a request is closed at once: aiohttp would leave it open and
-        deaf, and the client's next request would hang on it."""
-        waits = self._waits
-        super().close()
-        if waits:
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        error = MalformedRequest("The request is not valid HTTP/1.1, or a header is too long. Check the client.")
-        response = web.Response(status=error.status, body=orjson.dumps(error.payload()), headers=_headers())
-        response.force_close()
-        return response
 
 
 class _Server(web.Server):
@@ -236,8 +43,8 @@ class _Server(web.Server):
         super().__init__(handler, **options)
         self.open: set[web.RequestHandler] = set()
 
-    def __call__(self) -> _Connection:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -254,10 +61,9 @@ class Listener:
         options: dict[str, Any] = {
             "handler_cancellation": False,  # a request that was sent upstream is settled, whoever leaves
             "access_log": None,
-            "logger": _silent,
+            "logger": silent,
             "auto_decompress": False,
             "keepalive_timeout": KEEPALIVE_S,
-            "lingering_time": 5.0,
         }
         self._server = _Server(handler, **options)
         self._most = most_connections
@@ -324,7 +130,7 @@ class Listener:
         if listening in self._sockets:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
-    async def _let_in(self, client: socket.socket, connection: _Connection) -> None:
+    async def _let_in(self, client: socket.socket, connection: Connection) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         except OSError:  # it has left again
@@ -351,18 +157,9 @@ def _turn_away(client: socket.socket) -> None:
     with something unread resets the connection, and the answer may be lost with it."""
     error = Overloaded("The proxy has as many connections as it can hold. Retry.", headers={"Retry-After": "1"})
     body = orjson.dumps(error.payload())
-    headers = {**_headers(), **error.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    headers = {**plain_headers(), **error.headers, "Content-Length": str(len(body)), "Connection": "close"}
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     with contextlib.suppress(OSError), client:
         client.send(f"HTTP/1.1 {error.status} Service Unavailable\r\n{lines}\r\n".encode() + body)
         client.shutdown(socket.SHUT_WR)
         client.recv(2**16)
-
-
-def _headers() -> dict[str, str]:
-    """Of an answer to what never became a request."""
-    return {
-        "Content-Type": "application/json",
-        "Server": SERVER,
-        "x-request-id": request_id(time.time(), secrets.token_hex(8)),
-    }

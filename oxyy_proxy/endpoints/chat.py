@@ -65,13 +65,13 @@ class ChatAsk(Ask):
         members = self._body.members
         self.model = model_of(members)
         self.stream = bool(optional(members, "stream", bool, "true or false"))
-        fields = ("max_tokens", "max_completion_tokens")
-        limits = (optional_int(members, name, least=0, most=MAX_TOKENS) for name in fields)
-        self._max_tokens = max((limit for limit in limits if limit is not None), default=None)
+        older = optional_int(members, "max_tokens", least=0, most=MAX_TOKENS)
+        newer = optional_int(members, "max_completion_tokens", least=0, most=MAX_TOKENS)
+        self._max_tokens = newer if older is None else older if newer is None else max(older, newer)
         self._choices = optional_int(members, "n", least=1, most=MAX_CHOICES) or 1
         optional(members, "temperature", (int, float), "a number")
-        options = optional(members, "stream_options", dict, "an object") or {}
-        self._wants_usage = bool(optional(options, "include_usage", bool, "true or false"))
+        options = optional(members, "stream_options", dict, "an object")
+        self._wants_usage = bool(options and optional(options, "include_usage", bool, "true or false"))
         self._parts, media_bytes, self.urls = _media(_messages(members))
         if self._parts or self.urls:
             self._body.require_unique()  # a URL that is there twice could be two
@@ -81,10 +81,8 @@ class ChatAsk(Ask):
         per_choice = self._max_tokens
         if per_choice is None:
             per_choice = min(DEFAULT_MAX_TOKENS, model.max_output_tokens or DEFAULT_MAX_TOKENS)
-        return Usage(
-            input_tokens=held_tokens(self._text_bytes) + self._part_tokens(parts),
-            output_tokens=per_choice * self._choices,
-        )
+        # By position: every request comes by here, and names double what a record costs.
+        return Usage(held_tokens(self._text_bytes) + self._part_tokens(parts), 0, 0, per_choice * self._choices)
 
     def body_for(self, model: Model) -> bytes:
         changes: dict[str, Any] = {}
@@ -111,7 +109,7 @@ class ChatAsk(Ask):
         return Usage(input_tokens=tokens_in, output_tokens=likely_tokens(output_bytes), source="estimated")
 
     def _part_tokens(self, parts: PartTokens) -> int:
-        return sum(getattr(parts, kind) for kind in self._parts)
+        return sum([getattr(parts, kind) for kind in self._parts]) if self._parts else 0
 
 
 class ChatMeter(StreamMeter):

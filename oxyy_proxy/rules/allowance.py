@@ -20,10 +20,11 @@ FLOOR = 3
 class Allowance:
     """Requests and retries of the last `WINDOW_S` whole seconds and the running one, of one model or of all."""
 
-    __slots__ = ("_requests", "_retries", "_seconds")
+    __slots__ = ("_requests", "_retries", "_running", "_seconds")
 
     def __init__(self) -> None:
-        self._seconds: deque[list[int]] = deque()  # [second, requests, retries]
+        self._running = [-1, 0, 0]  # second, requests, retries
+        self._seconds = deque([self._running])
         self._requests = 0
         self._retries = 0
 
@@ -44,11 +45,13 @@ class Allowance:
 
     def _second(self, now: float) -> list[int]:
         """The running second's counts; what is no longer recent is forgotten."""
-        second, seconds = int(now), self._seconds
-        if not seconds or seconds[-1][0] != second:
-            seconds.append([second, 0, 0])
+        second = int(now)
+        if self._running[0] != second:
+            self._running = [second, 0, 0]
+            seconds = self._seconds
+            seconds.append(self._running)
             while seconds[0][0] < second - WINDOW_S:
                 _, requests, retries = seconds.popleft()
                 self._requests -= requests
                 self._retries -= retries
-        return seconds[-1]
+        return self._running

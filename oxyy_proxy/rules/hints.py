@@ -20,10 +20,8 @@ patience ends it gets one. Of less than twice the least, half is left."""
 def patience_s(headers: Mapping[str, str]) -> float | None:
     """How long a client waits for the beginning of an answer, less a margin; None where it does not say."""
     for name in _TIMEOUTS:
-        if name in headers:
-            said = _number(headers[name])
-            if said is not None and said > 0:
-                return said - min(MOST_MARGIN_S, max(LEAST_MARGIN_S, said * MARGIN), said / 2)
+        if name in headers and (said := _number(headers[name]) or 0.0) > 0:
+            return said - min(MOST_MARGIN_S, max(LEAST_MARGIN_S, said * MARGIN), said / 2)
     return None
 
 

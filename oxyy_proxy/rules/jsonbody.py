@@ -32,6 +32,8 @@ _value_at = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 _WORD_AS_KEY = re.compile(rb'"([A-Za-z_][A-Za-z0-9_]*)"[ \t\n\r]*:')
 """In valid JSON: every key that is a word, at any depth. A quote within a string has a backslash before it."""
 
+_BEGINNING_BYTES = 64
+
 _FEW_MEMBERS = 64
 """More are walked, in one pass: counting each among all keys would take quadratic time, and hold up everybody."""
 
@@ -39,7 +41,7 @@ _FEW_MEMBERS = 64
 class JsonBody:
     """A JSON object: `members` holds the decoded top-level values; `replaced` gives the bytes with some changed."""
 
-    __slots__ = ("members", "raw")
+    __slots__ = ("_plain", "members", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Parse `raw`. Raises InvalidJson: not UTF-8, not one JSON object, NaN, too deep, a top-level key twice."""
@@ -52,7 +54,8 @@ class JsonBody:
         if not isinstance(members, dict):
             raise InvalidJson('The body must be one JSON object, such as {"model": …}.')
         self.members: dict[str, Any] = members
-        if not _plainly_unique(raw, members):
+        self._plain = _is_plain(raw, members)
+        if not self._plain and not _plainly_unique(raw, members):
             _walk(raw)
         if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
             raise _too_deep()
@@ -60,7 +63,8 @@ class JsonBody:
     def require_unique(self) -> None:
         """No key may be there twice in any object, at any depth: of two values another parser may take the other one.
         Raises InvalidJson."""
-        json.loads(self.raw, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+        if not self._plain:
+            json.loads(self.raw, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
     def replaced(self, changes: Mapping[str, Any]) -> bytes:
         """The body with these top-level members set; every other byte stays as it came."""
@@ -88,6 +92,17 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidJson(f"The body has the key {twice[:64]!a} twice in one object. Keep one of them.")
     return found
+
+
+def _is_plain(raw: bytes, members: Mapping[str, Any]) -> bool:
+    """Whether the body is, byte for byte, how `orjson` writes what it read, as it is from most clients: then no key
+    can have been there twice, at any depth. One with spaces is not, which its beginning shows."""
+    if b'": ' in raw[:_BEGINNING_BYTES]:
+        return False
+    try:
+        return orjson.dumps(members) == raw
+    except TypeError:  # half a surrogate pair, or too deep
+        return False
 
 
 def _plainly_unique(raw: bytes, members: Mapping[str, Any]) -> bool:

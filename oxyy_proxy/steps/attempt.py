@@ -106,17 +106,20 @@ async def _told(services: Services, x: Exchange, call: Call, target: Target) -> 
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
     sent, began = monotonic(), services.health.now()
     event: Event = "nothing"
+    took_s = 0.0
     try:
         answered = await _once(services, x, call, target, x.deadline - sent)
-        event = _event(answered, monotonic() - sent, x.policy.breaker.slow_s)
+        took_s = monotonic() - sent
+        event = _event(answered, took_s, x.policy.breaker.slow_s)
         return answered
     except UpstreamFailure as failure:
-        hurried = isinstance(failure, UpstreamTimeout) and _was_hurried(x, call, target, monotonic() - sent)
+        took_s = monotonic() - sent
+        hurried = isinstance(failure, UpstreamTimeout) and _was_hurried(x, call, target, took_s)
         event = "nothing" if hurried else verdict(failure)
         raise
     finally:
         services.health.ended(target.model.name, event, x.policy, began)
-        x.upstream_s += monotonic() - sent
+        x.upstream_s += took_s or monotonic() - sent
 
 
 def _was_hurried(x: Exchange, call: Call, target: Target, took_s: float) -> bool:
@@ -130,7 +133,7 @@ def _event(answered: Answered, took_s: float, slow_s: float | None) -> Event:
     """What an answer says of the model."""
     if isinstance(answered, PassedThrough) and (answered.status >= 500 or answered.status in (408, 429)):
         return "nothing" if answered.status == 429 else "failure"
-    return "failure" if slow_s is not None and took_s > slow_s else "success"
+    return "success" if slow_s is None or took_s <= slow_s else "failure"
 
 
 async def _following(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import lru_cache
 from math import inf
 from time import monotonic
 
@@ -56,7 +57,6 @@ TAG_MAX_CHARS = 64
 CLIENT_ID_MAX_CHARS = 128
 MODEL_MAX_CHARS = 200
 
-_FORWARDED = ("Accept", "User-Agent")
 _USAGE_PATH = f"{PREFIX}/usage"
 _MODELS_PATH = PREFIX + models.PATH
 _JOBS_PATH = f"{PREFIX}{videos.ENDPOINT.path}/"
@@ -75,8 +75,7 @@ class Exchanges:
         """One request, to its end. Never raises but for cancellation by the server."""
         services = self._services
         x = self._begin(request)
-        task = asyncio.current_task()
-        assert task is not None
+        task = request.task
         services.running.add(task)
         try:
             response = await self._answer(x, request)
@@ -145,17 +144,15 @@ class Exchanges:
         services, headers = self._services, request.headers
         now, started = services.clock(), monotonic()
         policy = services.policies.policy
-        return Exchange(
-            request_id=request_id(now, services.entropy()),
-            started_at=now,
-            started=started,
-            policy=policy,
-            deadline=started + min(_in_time(policy.retry.deadline_s), patience_s(headers) or inf),
-            client_retries=is_retry(headers),
-            client_request_id=headers.get("x-request-id", "")[:CLIENT_ID_MAX_CHARS],
-            tag=_text(headers["x-oxyy-tag"])[:TAG_MAX_CHARS] if "x-oxyy-tag" in headers else None,
-            forwarded="".join([f"{name}: {headers[name]}\r\n" for name in _FORWARDED if name in headers]),
-        )
+        x = Exchange(request_id(now, services.entropy()), now, started, policy)
+        x.deadline = started + min(_in_time(policy.retry.deadline_s), patience_s(headers) or inf)
+        x.client_retries = is_retry(headers)
+        x.forwarded = _forwarded(headers.get("Accept"), headers.get("User-Agent"))
+        if "x-request-id" in headers:
+            x.client_request_id = headers["x-request-id"][:CLIENT_ID_MAX_CHARS]
+        if "x-oxyy-tag" in headers:
+            x.tag = _text(headers["x-oxyy-tag"])[:TAG_MAX_CHARS]
+        return x
 
     async def _other_route(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.StreamResponse:
         """What is answered without the upstream: models, usage, and refusals of anything else."""
@@ -180,18 +177,19 @@ class Exchanges:
     def _decide(self, x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
         """Which models may answer, what the worst of each costs, and which limits watch."""
         requested, chosen, limits = self._route(x.policy, principal, endpoint, ask.model)
-        parts = x.policy.part_tokens
+        policy, parts = x.policy, x.policy.part_tokens
         x.model_requested, x.model_label = requested, chosen[0].name
         targets = [target(ask, chosen[0], parts)]
-        for model in chosen[1:]:
-            with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
-                targets.append(target(ask, model, parts))
+        if len(chosen) > 1:
+            for model in chosen[1:]:
+                with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
+                    targets.append(target(ask, model, parts))
         if monotonic() >= x.deadline:
             raise DeadlinePassed
-        first = self._services.health.first(targets, x.policy)
+        first = self._services.health.first(targets, policy)
         if first:
             self._services.metrics.failover(chosen[0].name, targets[first].model.name, "breaker")
-        last = first + x.policy.retry.attempts
+        last = first + policy.retry.attempts
         return Call(principal, endpoint, ask, Plan(requested, tuple(targets[first:last]), limits))
 
     def _route(
@@ -242,11 +240,20 @@ def _in_time(limit_s: float) -> float:
 def _require_plain_framing(request: web.BaseRequest) -> None:
     """Raises MalformedRequest for another HTTP than 1.0 and 1.1, and for a body whose end two parsers may see in
     different places (RFC 9112, section 6.1): aiohttp lets both pass."""
-    coding = request.headers.get("Transfer-Encoding")
-    if request.version not in (HttpVersion10, HttpVersion11) or (
-        coding is not None and (coding.lower() != "chunked" or request.version == HttpVersion10)
+    version, coding = request.version, request.headers.get("Transfer-Encoding")
+    if version == HttpVersion11 and coding is None:
+        return
+    if version not in (HttpVersion10, HttpVersion11) or (
+        coding is not None and (coding.lower() != "chunked" or version == HttpVersion10)
     ):
         raise MalformedRequest("Speak HTTP/1.1, and send the body with a Content-Length or plainly chunked.")
+
+
+@lru_cache(maxsize=1024)
+def _forwarded(accept: str | None, agent: str | None) -> str:
+    """The client's headers that go upstream, as lines. The same for every request of most clients."""
+    lines = "" if accept is None else f"Accept: {accept}\r\n"
+    return lines if agent is None else f"{lines}User-Agent: {agent}\r\n"
 
 
 def _text(header: str) -> str:

@@ -54,7 +54,10 @@ class Health:
 
     def ended(self, model: str, event: Event, policy: Policy, began: float = inf) -> None:
         """How a call went. `began`: when it was sent, by the clock; left out where it was not."""
-        state = self._state(model)
+        state = self._states.get(model)
+        if state is None and (event == "success" or event == "nothing"):
+            return  # as nearly always: it stays closed
+        state = state or CLOSED
         self._keep(model, state, breaker.after(state, event, policy.breaker, self._clock(), began))
 
     def may_retry(self, asked: str, policy: Policy) -> bool:

@@ -11,10 +11,10 @@ from time import monotonic
 import orjson
 from aiohttp import web
 
+from oxyy_proxy.connection import SERVER
 from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
 from oxyy_proxy.ledger.base import Job
-from oxyy_proxy.listener import SERVER
 from oxyy_proxy.rules.budget import duration, tightest
 from oxyy_proxy.rules.price import cost_nusd, usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole

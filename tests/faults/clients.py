@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from unittest.mock import patch
 
-from oxyy_proxy import listener
+from oxyy_proxy import connection
 from tests.faults.corpus import CASES
 from tests.faults.entries import Entry
 from tests.faults.outcome import Answer, Outcome
@@ -60,8 +60,8 @@ async def silence(wire: Wire) -> Answer:
 
 @contextmanager
 def shortened(**seconds: float) -> Iterator[None]:
-    """Time-outs of the listener as an impatient operator would have them."""
-    with patch.multiple(listener, **seconds):
+    """Time-outs of client connections as an impatient operator would have them."""
+    with patch.multiple(connection, **seconds):
         yield
 
 

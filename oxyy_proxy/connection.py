@@ -1,0 +1,287 @@
+"""A client's connection: aiohttp's, which parses and frames, with other rules for who is waited for, and how long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import ERROR, _ErrInfo
+
+from oxyy_proxy.errors import MalformedRequest
+from oxyy_proxy.rules.requestid import request_id
+
+SERVER = "oxyy-proxy"
+"""What answers call themselves; aiohttp would tell its version and Python's."""
+
+KEEPALIVE_S = 75.0
+"""How long a connection may wait for its next request."""
+
+HEAD_S = 15.0
+"""How long a head may take, from its first byte; and a new connection until its first head is there."""
+
+STALLED_S = 60.0
+"""How long a client may take nothing of an answer that waits for it: the default of a policy's `idle`."""
+
+PART_S = 2.0
+"""How long a client may take to close a connection that is over."""
+
+LINGER_S = 5.0
+"""How long the rest of a body is read that nobody wants."""
+
+silent = logging.getLogger("oxyy_proxy.http")
+"""aiohttp's own messages quote what the client sent, keys included; the server gets a logger that says nothing."""
+silent.addHandler(logging.NullHandler())
+silent.propagate = False
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, except that an error it finds is answered in our form and quotes nothing, and that a client
+    which is slow to ask or to take its answer is not waited for without end."""
+
+    __slots__ = ("_asked", "_body", "_closing", "_finished", "_left_bytes", "_parts", "_stall")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._asked: asyncio.Future[None] | None = None
+        self._body: StreamReader | None = None
+        self._finished = False
+        self._parts = False
+        self._stall: asyncio.TimerHandle | None = None
+        self._left_bytes = 0
+        self._closing: asyncio.TimerHandle | None = None
+
+    @property
+    def _waits(self) -> bool:
+        """For a request, or the rest of its head."""
+        return self._waiter is not None and not self._waiter.done()
+
+    # --- its requests, one after the other ---------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """aiohttp's own loop, save that a request is handled in the connection's task: one for each would cost about as
+        much as to parse the request."""
+        while not self._force_close:
+            message, payload = await self._next_message()
+            assert self._manager is not None
+            assert self._request_factory is not None
+            assert self._request_handler is not None
+            assert self._task_handler is not None
+            self._manager.requests_count += 1
+            handler = self._request_handler
+            if isinstance(message, _ErrInfo):
+                handler, message = self._make_error_handler(message), ERROR
+            writer = StreamWriter(self, self._loop)
+            request = self._request_factory(message, payload, self, writer, self._task_handler)
+            try:
+                response, has_left = await self._handle_request(request, None, handler)
+                if has_left:
+                    break
+                self._keepalive = bool(response.keep_alive)
+                if not payload.is_eof():
+                    await self._linger(payload)
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except Exception as error:  # noqa: BLE001 - handlers answer for themselves: it is in what aiohttp writes
+                self.log_exception("an answer could not be written", exc_info=error)
+                self.force_close()
+            finally:
+                request._task = None  # type: ignore[assignment] # else a cycle, in the case of an error
+            if not self._keepalive or self._close:
+                break
+            if not self._force_close:
+                self._expect_request()
+        self._task_handler = None
+
+    async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+        if not self._messages:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        found = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        return found
+
+    async def _linger(self, payload: StreamReader) -> None:
+        """Read the rest of a body that nobody wanted, within reason: a connection that is closed with something unread
+        is reset, and the answer may be lost with it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not payload.is_eof() and not self._force_close:
+                    await payload.readany()
+        if not payload.is_eof():
+            self.close()
+
+    def _expect_request(self) -> None:
+        """The connection may stay idle for a while."""
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_S
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    # --- a client that is slow to ask --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Two kinds of requests are the last of their connection. Behind chunks may stand trailers, and aiohttp's
+        parser puts them before the next request's headers: a key among them would be the next client's, where a load
+        balancer shares the connection. Behind CONNECT stands what was meant for somebody else."""
+        super().data_received(data)
+        messages = self._messages
+        if messages:
+            for at in range(len(messages)):
+                message, body = messages[at]
+                if isinstance(message, _ErrInfo):
+                    self._break_off()
+                elif message.chunked or message.method == "CONNECT":
+                    messages[at] = message._replace(should_close=True), body
+                self._body = body
+            return
+        waiter = self._waiter
+        if waiter is not None and waiter is not self._asked and not waiter.done():
+            self._asked = waiter  # the first bytes of a head, and not all of it
+            self._expect_head()
+
+    def _break_off(self) -> None:
+        """Nothing more of the last body comes: behind what is not HTTP aiohttp would let its reader wait. Told twice,
+        as one who was just woken by the end of a chunk waits again without a look at what was said meanwhile."""
+        if self._body is not None and not self._body.is_eof():
+            error = ConnectionResetError("broken off")
+            self._body.set_exception(error)
+            self._loop.call_soon(self._body.set_exception, error)
+
+    def _expect_head(self) -> None:
+        """Bring aiohttp's timer for idle connections forward; it does nothing once a request is there."""
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        late = min(self._next_keepalive_close_time, self._loop.time() + HEAD_S)
+        self._next_keepalive_close_time = late
+        self._keepalive_handle = self._loop.call_at(late, self._process_keepalive)
+
+    # --- a client that has sent all it will, and waits for its answers -----------------------------------------
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Whether the connection stays: as long as a request is under way. Else it closes."""
+        if self._close or self._force_close or self._waits:
+            return None
+        self._break_off()
+        self._finished = True
+        self._loop.call_soon(self._close_if_idle)  # the last answer may just have been given
+        return True
+
+    def _close_if_idle(self) -> None:
+        if self._waits:
+            self.force_close()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if not request.content.is_eof() and "Expect" in request.headers:
+            resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
+        finished = await super().finish_response(request, resp, start_time)
+        if self._paused:  # answers are written without waiting: one who only asks and never reads must not go on
+            with contextlib.suppress(ConnectionError):  # it has left
+                await self._drain_helper()
+        if self._finished and not self._messages:
+            resp.force_close()
+        elif not resp.keep_alive and request.content.is_eof():  # for the rest of a body aiohttp waits
+            self._parts = self._force_close = True  # aiohttp takes no more, and leaves the closing to `start`
+        return finished
+
+    # --- a client that is slow to take its answers -------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+
+    def _watch(self) -> None:
+        if self.transport is not None:
+            self._left_bytes = self.transport.get_write_buffer_size()
+            self._stall = self._loop.call_later(STALLED_S, self._still_behind, self.transport)
+
+    def _still_behind(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size() < self._left_bytes:
+            self._watch()
+        else:
+            transport.abort()
+
+    async def start(self) -> None:
+        """Serve the connection to its end, then close it."""
+        await self._serve()
+        if self.transport is None:
+            return
+        if self._parts and self.transport.can_write_eof():
+            # The client closes first: a socket that is closed with something unread, such as a request behind the last
+            # one, resets the connection, and the answer may be lost with it.
+            self.transport.write_eof()
+            self._closing = self._loop.call_later(PART_S, self._leave, self.transport)
+        else:
+            self._leave(self.transport)
+
+    def _leave(self, transport: asyncio.Transport) -> None:
+        """Close; asyncio waits for that without end where a client does not take the last bytes."""
+        transport.close()
+        self._closing = self._loop.call_later(STALLED_S, transport.abort)
+
+    def force_close(self) -> None:
+        transport = self.transport
+        super().force_close()
+        if transport is not None and transport.get_write_buffer_size():
+            self._closing = self._loop.call_later(STALLED_S, transport.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._stall, self._closing):
+            if timer is not None:
+                timer.cancel()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no further request. One that waits for a request is closed at once: aiohttp would leave it open and
+        deaf, and the client's next request would hang on it."""
+        waits = self._waits
+        super().close()
+        if waits:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        error = MalformedRequest("The request is not valid HTTP/1.1, or a header is too long. Check the client.")
+        response = web.Response(status=error.status, body=orjson.dumps(error.payload()), headers=plain_headers())
+        response.force_close()
+        return response
+
+
+def plain_headers() -> dict[str, str]:
+    """Of an answer to what never became a request."""
+    return {
+        "Content-Type": "application/json",
+        "Server": SERVER,
+        "x-request-id": request_id(time.time(), secrets.token_hex(8)),
+    }
