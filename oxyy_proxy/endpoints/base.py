@@ -160,8 +160,7 @@ def target(ask: Ask, model: Model, parts: PartTokens) -> Target:
 
 def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = MAX_INT) -> int | None:
     """The integer member `name`, None where absent or null. Raises InvalidValue."""
-    value = members.get(name)
-    if value is None:
+    if name not in members or (value := members[name]) is None:
         return None
     if type(value) is not int or not least <= value <= most:
         raise InvalidValue(f"'{name}' must be an integer from {least} to {most}.", param=name)
@@ -170,8 +169,7 @@ def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = 
 
 def optional(members: dict[str, Any], name: str, kind: type | tuple[type, ...], noun: str) -> Any:
     """The member `name` if it has the right type, None where absent or null. Raises InvalidValue."""
-    value = members.get(name)
-    if value is None:
+    if name not in members or (value := members[name]) is None:
         return None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InvalidValue(f"'{name}' must be {noun}.", param=name)
@@ -218,22 +216,16 @@ def error_answer(error: object) -> UpstreamErrorAnswer:
 
 def usage_of(usage: object) -> Usage | None:
     """The `usage` member of a chat or embeddings answer; None where it does not say (absent, malformed or all zero)."""
-    if not isinstance(usage, dict):
-        return None
     tokens_in, tokens_out = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if tokens_out is None:
         total = count_of(usage, "total_tokens")
         tokens_out = None if total is None or tokens_in is None else max(0, total - tokens_in)
     if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
         return None
+    assert isinstance(usage, dict)
     details_in, details_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return Usage(
-        input_tokens=tokens_in,
-        cached_input_tokens=count_of(details_in, "cached_tokens") or 0,
-        audio_input_tokens=count_of(details_in, "audio_tokens") or 0,
-        output_tokens=tokens_out,
-        audio_output_tokens=count_of(details_out, "audio_tokens") or 0,
-    )
+    cached, audio_in = count_of(details_in, "cached_tokens") or 0, count_of(details_in, "audio_tokens") or 0
+    return Usage(tokens_in, cached, audio_in, tokens_out, count_of(details_out, "audio_tokens") or 0)
 
 
 def tokens_of(said: object) -> Usage | None:
@@ -251,5 +243,6 @@ def utf8_size(text: str) -> int:
 
 def count_of(of: object, name: str) -> int | None:
     """A member that is a count; None where there is none that makes sense."""
-    value = of.get(name) if isinstance(of, dict) else None
-    return value if type(value) is int and 0 <= value <= MAX_INT else None
+    if isinstance(of, dict) and name in of and type(value := of[name]) is int and 0 <= value <= MAX_INT:
+        return value
+    return None

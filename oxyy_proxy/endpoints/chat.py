@@ -72,10 +72,13 @@ class ChatAsk(Ask):
         optional(members, "temperature", (int, float), "a number")
         options = optional(members, "stream_options", dict, "an object")
         self._wants_usage = bool(options and optional(options, "include_usage", bool, "true or false"))
-        self._parts, media_bytes, self.urls = _media(_messages(members))
-        if self._parts or self.urls:
-            self._body.require_unique()  # a URL that is there twice could be two
-        self._text_bytes = max(0, len(raw) - media_bytes)
+        self._parts, self.urls, self._text_bytes = [], (), len(raw)
+        in_parts = _in_parts(members)
+        if in_parts:
+            self._parts, media_bytes, self.urls = _media(in_parts)
+            self._text_bytes = max(0, self._text_bytes - media_bytes)
+            if self._parts or self.urls:
+                self._body.require_unique()  # a URL that is there twice could be two
 
     def worst(self, model: Model, parts: PartTokens) -> Usage:
         per_choice = self._max_tokens
@@ -191,29 +194,32 @@ def _is_content(tail: bytearray) -> bool:
     return tail.startswith(b"data:") and _HAS_CHOICE(tail, 0, _HEAD_BYTES) is not None
 
 
-def _messages(members: dict[str, Any]) -> list[dict[str, Any]]:
+def _in_parts(members: dict[str, Any]) -> list[tuple[int, list[Any]]]:
+    """The messages whose content is an array of parts: their places and their parts. Raises InvalidValue for what are
+    no messages."""
     messages = members.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidValue("'messages' must be a non-empty array of message objects.", param="messages")
+    found = []
     for at, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidValue("Each message must be an object with a 'role'.", param=f"messages[{at}]")
-        if not isinstance(message.get("content"), (str, list, type(None))):
+        content = message.get("content")
+        if isinstance(content, list):
+            found.append((at, content))
+        elif content is not None and not isinstance(content, str):
             raise InvalidValue(
                 "A message's 'content' must be a string or an array of parts.", param=f"messages[{at}].content"
             )
-    return messages
+    return found
 
 
-def _media(messages: list[dict[str, Any]]) -> tuple[list[str], int, list[tuple[str, str]]]:
+def _media(in_parts: list[tuple[int, list[Any]]]) -> tuple[list[str], int, list[tuple[str, str]]]:
     """The kinds of the parts that are not text, the bytes of the body that they are, and the URLs in them."""
     kinds: list[str] = []
     urls: list[tuple[str, str]] = []
     size = 0
-    for at, message in enumerate(messages):
-        content = message.get("content")
-        if not isinstance(content, list):
-            continue
+    for at, content in in_parts:
         for n, part in enumerate(content):
             if not isinstance(part, dict) or (named := part.get("type")) == "text":
                 continue

@@ -28,7 +28,7 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
     """Read and parse. Raises RequestTooLarge (as soon as it is known), UnsupportedEncoding, MalformedRequest,
     Overloaded, and what the endpoint refuses."""
     headers = request.headers
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if "Content-Encoding" in headers and headers["Content-Encoding"].lower() != "identity":
         raise UnsupportedEncoding("Compressed request bodies are not accepted. Send the body as it is.")
     if endpoint.parse_form is not None and is_form(content_type := headers.get("Content-Type", "")):
         reader = FormReader(content_type)
@@ -45,8 +45,8 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
 
 
 async def _json(services: Services, x: Exchange, request: web.BaseRequest, limit_bytes: int) -> bytes:
-    announced, content = request.content_length, request.content
-    if announced is not None and announced <= limit_bytes and content.is_eof():
+    content = request.content
+    if content.is_eof() and content.total_bytes <= limit_bytes:
         return content.read_nowait()  # it came with its head, as most do
     return await (await _upload(services, x, request, limit_bytes)).whole()
 
