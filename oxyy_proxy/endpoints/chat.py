@@ -72,7 +72,9 @@ class ChatAsk(Ask):
         optional(members, "temperature", (int, float), "a number")
         options = optional(members, "stream_options", dict, "an object")
         self._wants_usage = bool(options and optional(options, "include_usage", bool, "true or false"))
-        self._parts, self.urls, self._text_bytes = [], (), len(raw)
+        self._parts: list[str] = []
+        self._text_bytes = len(raw)
+        self.urls = ()
         in_parts = _in_parts(members)
         if in_parts:
             self._parts, media_bytes, self.urls = _media(in_parts)
