@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from oxyy_proxy import connection
+from oxyy_proxy.listener import Handler, Listener
 from tests.rig import KEY, Rig
 from tests.steps.wires import QUESTION, dial, ended_rows, own_rig, request
 
@@ -172,3 +174,64 @@ async def test_a_body_that_was_not_asked_for_is_not_taken_for_the_next_request(r
         await wire.send(_head("Content-Length: 1000", "Expect: 100-continue").replace(KEY.encode(), b"wrong"))
         answer = await wire.answer()
     assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
+async def handled_by(handle: Handler, *sent: bytes) -> list[bytes]:
+    """What comes back to each of several connections, up to its end."""
+    listener = Listener(handle)
+    await listener.open("127.0.0.1", 0)
+    host, _, port = listener.address.rpartition(":")
+    answers = []
+    try:
+        for each in sent:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(each)
+            async with asyncio.timeout(5):
+                answers.append(await reader.read())
+            writer.close()
+    finally:
+        await listener.close()
+    return answers
+
+
+async def test_requests_of_one_connection_are_handled_one_after_the_other_in_its_task() -> None:
+    begun: list[tuple[str, object]] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        begun.append((request.path, asyncio.current_task()))
+        assert request.task is asyncio.current_task()
+        await asyncio.sleep(0)
+        assert begun[-1][0] == request.path  # nobody came between
+        return web.Response(text=request.path)
+
+    ask = "GET /{} HTTP/1.1\r\nHost: h\r\nConnection: {}\r\n\r\n"
+    both = (ask.format("a", "keep-alive") + ask.format("b", "close")).encode()
+    (answer,) = await handled_by(handle, both)
+    assert answer.index(b"/a") < answer.index(b"/b")
+    assert [path for path, _ in begun] == ["/a", "/b"]
+    assert begun[0][1] is begun[1][1]
+
+
+async def test_a_defect_while_an_answer_is_written_ends_the_connection_and_no_other() -> None:
+    class Broken(web.Response):
+        async def write_eof(self, data: bytes = b"") -> None:
+            raise ValueError("a defect")
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return Broken() if request.path == "/broken" else web.Response(text="fine")
+
+    ask = b"GET /%b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    broken, whole = await handled_by(handle, ask % b"broken", ask % b"whole")
+    assert whole.endswith(b"fine")
+    assert b"a defect" not in broken
+
+
+async def test_a_body_that_nobody_wants_is_read_so_that_the_answer_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="no thanks")
+
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    monkeypatch.setattr(connection, "LINGER_S", 0.2)
+    whole, short = await handled_by(handle, head % 300_000 + bytes(300_000), head % 300_000 + b"x")
+    assert whole.endswith(b"no thanks")
+    assert short.endswith(b"no thanks")  # and what is missing of the body is not waited for without end

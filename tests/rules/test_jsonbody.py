@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -324,3 +325,25 @@ def test_a_key_twice_below_the_top_is_refused_where_it_matters(raw: bytes) -> No
 
 def test_the_same_key_in_several_objects_is_not_twice() -> None:
     JsonBody(b'{"a": {"b": 1}, "b": [{"b": 1}, {"b": {"b": 2}}]}').require_unique()
+
+
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(max_size=3), NESTED, max_size=4), st.text(max_size=3), NESTED, NESTED, st.booleans())
+@settings(deadline=None)
+def test_a_body_as_clients_write_it_is_unique_and_one_with_a_key_twice_anywhere_is_not(
+    members: dict[str, Any], key: str, first: object, second: object, compact: bool
+) -> None:
+    separators = (",", ":") if compact else None
+    JsonBody(json.dumps(members, separators=separators, ensure_ascii=False).encode()).require_unique()
+    twice = orjson.dumps({key: first})[:-1] + b"," + orjson.dumps({key: second})[1:]
+    body = JsonBody(b'{"a":[%b]}' % twice)
+    with pytest.raises(InvalidJson, match="twice in one object"):
+        body.require_unique()
+    with pytest.raises(InvalidJson, match="twice"):
+        JsonBody(twice)
