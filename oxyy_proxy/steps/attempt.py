@@ -104,7 +104,7 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
 
 async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
-    sent, began = monotonic(), services.health.now()
+    sent = monotonic()
     event: Event = "nothing"
     took_s = 0.0
     try:
@@ -118,7 +118,7 @@ async def _told(services: Services, x: Exchange, call: Call, target: Target) -> 
         event = "nothing" if hurried else verdict(failure)
         raise
     finally:
-        services.health.ended(target.model.name, event, x.policy, began)
+        services.health.ended(target.model.name, event, x.policy, sent)
         x.upstream_s += took_s or monotonic() - sent
 
 

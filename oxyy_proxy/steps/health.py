@@ -17,16 +17,12 @@ class Health:
     """Asked before every call to a model, and told how it went: `admit` and `ended` come in pairs."""
 
     def __init__(self, changed: Callable[[str, str], None], clock: Callable[[], float] = monotonic) -> None:
-        """`changed` is told a model and the new kind of its breaker's state. `clock`: seconds that never step back."""
+        """`changed` is told a model and the new kind of its breaker's state. `clock`: as `time.monotonic`."""
         self._changed = changed
         self._clock = clock
         self._states: dict[str, State] = {}
         self._retries = Allowance()
         self._retries_of: dict[str, Allowance] = {}
-
-    def now(self) -> float:
-        """By the clock that `ended` compares with."""
-        return self._clock()
 
     def first(self, targets: Sequence[Target], policy: Policy) -> int:
         """Which target of a new request is called first: the first whose breaker admits it. Raises
