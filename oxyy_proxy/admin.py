@@ -55,7 +55,7 @@ class Admin:
             snapshot = await services.ledger.snapshot(limits, services.clock())
         except ProxyError as error:
             return _text(error.status, f"{error.message}\n")
-        body = await asyncio.to_thread(services.metrics.render, snapshot)
+        body = await asyncio.to_thread(services.metrics.rendering(snapshot))
         return web.Response(body=body, headers={"Content-Type": _METRICS_TYPE})
 
     async def _ready(self) -> web.Response:

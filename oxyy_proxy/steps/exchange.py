@@ -30,7 +30,6 @@ from oxyy_proxy.errors import (
     UnsupportedEncoding,
     UpstreamStatus,
 )
-from oxyy_proxy.observe import Finished
 from oxyy_proxy.reports import team_usage
 from oxyy_proxy.rules.budget import watching
 from oxyy_proxy.rules.hints import is_retry, patience_s
@@ -127,8 +126,8 @@ class Exchanges:
         if endpoint is None or request.method != "POST":
             return await self._other_route(x, principal, request)
         x.endpoint = endpoint.name
-        in_flight = services.metrics.in_flight(endpoint.name)
-        in_flight.inc()
+        in_flight = services.metrics.in_flight
+        in_flight[endpoint.name] += 1
         try:
             ask = await receive(services, x, request, endpoint)
             x.stream = ask.stream
@@ -138,7 +137,7 @@ class Exchanges:
                 answered = await attempt(services, x, call, hold)
                 return await relay(services, x, call, hold, answered, request)
         finally:
-            in_flight.dec()
+            in_flight[endpoint.name] -= 1
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
         services, headers = self._services, request.headers
@@ -209,27 +208,9 @@ class Exchanges:
 
     def _record(self, x: Exchange) -> None:
         """One record to the metrics and the log."""
-        end = Finished(
-            request_id=x.request_id,
-            client_request_id=x.client_request_id,
-            team=x.team,
-            key_id=x.key_id,
-            endpoint=x.endpoint,
-            model_requested=x.model_requested,
-            model_label=x.model_served or x.model_label,
-            status=x.status,
-            error_code=x.error_code,
-            refused=x.attempts == 0 and x.error_code is not None,
-            stream=x.stream,
-            attempts=x.attempts,
-            usage=x.usage,
-            cost_nusd=x.cost_nusd,
-            duration_s=monotonic() - x.started,
-            first_byte_s=x.first_byte_s,
-            upstream_s=x.upstream_s,
-        )
-        self._services.metrics.finished(end)
-        self._services.log.finished(end)
+        x.duration_s = monotonic() - x.started
+        self._services.metrics.finished(x)
+        self._services.log.finished(x)
 
 
 def _in_time(limit_s: float) -> float:

@@ -83,6 +83,8 @@ class Exchange:
     error_code: str | None = None
     usage: Usage | None = None
     cost_nusd: int = 0
+    duration_s: float = 0.0
+    """Known at the end."""
     first_byte_s: float | None = None
     upstream_s: float = 0.0
     deadline: float = inf
