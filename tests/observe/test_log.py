@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.observe import Finished, Log, Metrics
-from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
-from oxyy_proxy.rules.types import NUSD_PER_USD, Usage
+from oxyy_proxy.observe import Log
+from oxyy_proxy.observe.log import BATCH, FLUSH_AFTER_S
+from oxyy_proxy.rules.types import Usage
+from oxyy_proxy.steps.state import Exchange
+from tests.observe.parts import ended
 from tests.rig import KEY, ORG_KEY, Rig
 from tests.steps.wires import QUESTION, ask, ask_chat, http, own_rig, raw_upstream, says
 
@@ -175,15 +179,16 @@ def test_the_console_style_is_for_people() -> None:
         json.loads(text)
 
 
-def _line(usage: Usage | None) -> dict[str, Any]:
+def _lines(*requests: Exchange) -> list[dict[str, Any]]:
     out = io.BytesIO()
     log = Log("json", out)
-    log.finished(
-        Finished("req_1", "", "search", "search-prod", "videos", "veo-3", "veo-3", 200, None, False, False, 1, usage,
-                 40, 0.5, None, 0.4)
-    )  # fmt: skip
-    log.flush()
-    line: dict[str, Any] = json.loads(out.getvalue())
+    for request in requests:
+        log.finished(request)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def _line(usage: Usage | None) -> dict[str, Any]:
+    (line,) = _lines(ended(usage=usage))
     return line
 
 
@@ -199,47 +204,137 @@ def test_a_line_names_the_units_that_were_used_and_no_others() -> None:
         assert set(_line(none)) == FIELDS
 
 
-def _series(family: str, totals: dict[TotalKey, Total]) -> list[str]:
-    text = Metrics().render(Snapshot(totals, ())).decode()
-    return [line for line in text.splitlines() if line.startswith(family + "{")]
+class _Disk(io.BytesIO):
+    """Counts how often it is written to, and may be full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+        self.full = False
+
+    def write(self, data: Any) -> int:
+        if self.full:
+            raise OSError("No space left on device")
+        self.writes += 1
+        return super().write(data)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the lines that are written: a request's id, or what an event is named."""
+        lines = [json.loads(line) for line in self.getvalue().splitlines()]
+        return [line.get("request_id", line["event"]) for line in lines]
 
 
-def test_units_are_counted_where_they_are_used() -> None:
-    totals = {
-        TotalKey("search", "CC", "gpt-5", "chat"): Total(40, 3, 1, 4),
-        TotalKey("search", "CC", "veo-3", "videos"): Total(40, video_ms=8_001),
-        TotalKey("search", "CC", "whisper", "transcriptions"): Total(40, audio_ms=500),
-        TotalKey("search", "CC", "odd", "speech"): Total(40, images=2, characters=4096),
-    }
-    assert sorted(_series("oxyy_units_total", totals)) == [
-        'oxyy_units_total{endpoint="speech",model="odd",team="search",unit="characters"} 4096.0',
-        'oxyy_units_total{endpoint="speech",model="odd",team="search",unit="images"} 2.0',
-        'oxyy_units_total{endpoint="transcriptions",model="whisper",team="search",unit="audio_seconds"} 0.5',
-        'oxyy_units_total{endpoint="videos",model="veo-3",team="search",unit="video_seconds"} 8.001',
+async def test_a_request_is_written_in_time_and_with_others() -> None:
+    out = _Disk()
+    log = Log("json", out)
+    for number in range(20):
+        log.finished(ended(request_id=str(number)))
+    assert out.writes == 0
+    began = time.monotonic()
+    while out.writes == 0:
+        assert time.monotonic() < began + 50 * FLUSH_AFTER_S
+        await asyncio.sleep(0.01)
+    assert out.ids == [str(number) for number in range(20)]
+    assert out.writes == 1
+    log.finished(ended(request_id="later"))
+    log.flush()
+    assert out.ids[20:] == ["later"]
+
+
+async def test_a_full_batch_is_written_without_waiting_but_not_inside_a_request() -> None:
+    out = _Disk()
+    log = Log("json", out)
+    for number in range(BATCH - 1):
+        log.finished(ended(request_id=str(number)))
+    await asyncio.sleep(0)
+    assert out.writes == 0
+    log.finished(ended(request_id="last"))
+    log.finished(ended(request_id="one more"))
+    assert out.writes == 0
+    await asyncio.sleep(0)
+    assert (out.writes, len(out.ids), out.ids[-2:]) == (1, BATCH + 1, ["last", "one more"])
+    log.finished(ended(request_id="next"))
+    await asyncio.sleep(0)
+    assert out.writes == 1
+    log.flush()
+    assert (out.writes, out.ids[-1]) == (2, "next")
+
+
+async def test_events_and_requests_are_written_in_the_order_they_came() -> None:
+    out = _Disk()
+    log = Log("json", out)
+    log.event("ready")
+    log.finished(ended(request_id="1"))
+    log.error("defect", ValueError("no good"))
+    log.finished(ended(request_id="2"))
+    log.finished(ended(request_id="3"))
+    log.event("stopped")
+    assert out.writes == 0
+    log.flush()
+    log.flush()
+    assert out.ids == ["ready", "1", "defect", "2", "3", "stopped"]
+    assert out.writes == 1
+
+
+async def test_a_stream_that_cannot_be_written_to_fails_no_request() -> None:
+    out = _Disk()
+    log = Log("json", out)
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    out.full = True
+    for _ in range(BATCH):
+        log.finished(ended())
+    await asyncio.sleep(0)
+    assert len(told) == 1
+    out.full = False
+    log.finished(ended(request_id="after"))
+    log.flush()
+    assert out.ids == ["after"]
+
+
+async def test_a_line_tells_when_the_request_ended_and_not_when_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    log = Log("json", out)
+    log.finished(ended(started=100.0, duration_s=0.25))
+    log.finished(ended(started=99.0, duration_s=1.3))
+    monkeypatch.setattr("oxyy_proxy.observe.log.time.monotonic", lambda: 100.5)
+    monkeypatch.setattr("oxyy_proxy.observe.log.time.time", lambda: 1_700_000_000.5)
+    log.flush()
+    monkeypatch.undo()
+    assert [json.loads(line)["at"] for line in out.getvalue().splitlines()] == [
+        "2023-11-14T22:13:20.250Z",
+        "2023-11-14T22:13:20.300Z",
     ]
 
 
-def test_a_team_that_changed_its_cost_centre_has_one_series_of_each() -> None:
-    """Prometheus refuses a scrape in which one series has two values."""
-    totals = {
-        TotalKey("search", centre, "gpt-5", "chat"): Total(
-            NUSD_PER_USD, 3, 1, 4, 1, images=2, video_ms=1, audio_ms=3_000, characters=4
-        )
-        for centre in ("CC-1", "CC-2")
-    }
-    assert _series("oxyy_cost_usd_total", totals) == [
-        f'oxyy_cost_usd_total{{cost_center="{centre}",endpoint="chat",model="gpt-5",team="search"}} 1.0'
-        for centre in ("CC-1", "CC-2")
-    ]
-    of_chat = 'endpoint="chat",'
-    assert _series("oxyy_tokens_total", totals) == [
-        f'oxyy_tokens_total{{{of_chat}kind="{kind}",model="gpt-5",team="search"}} {count}'
-        for kind, count in (("input", 6.0), ("cached_input", 2.0), ("output", 8.0))
-    ]
-    assert _series("oxyy_units_total", totals) == [
-        f'oxyy_units_total{{{of_chat}model="gpt-5",team="search",unit="{unit}"}} {count}'
-        for unit, count in (("images", 4.0), ("video_seconds", 0.002), ("audio_seconds", 6.0), ("characters", 8.0))
-    ]
-    assert _series("oxyy_usage_estimated_total", totals) == [
-        'oxyy_usage_estimated_total{model="gpt-5",team="search"} 2.0'
-    ]
+@pytest.mark.parametrize("more", [{}, {"model_requested": "\ud800"}, {"usage": Usage(images=2)}, {"error_code": "x"}])
+def test_the_line_of_a_request_is_what_the_logger_makes_of_its_fields(more: dict[str, Any]) -> None:
+    out = io.BytesIO()
+    log = Log("json", out)
+    log.finished(ended(**more))
+    (line,) = out.getvalue().splitlines()
+    fields = json.loads(line)
+    del fields["at"], fields["level"], fields["event"]
+    log.event("request", **fields)
+    _, logged = out.getvalue().splitlines()
+    assert line.partition(b'"level"')[2] == logged.partition(b'"level"')[2]
+    assert len(line) == len(logged)
+
+
+def test_spans_are_told_to_a_hundredth_of_a_millisecond() -> None:
+    line, short = _lines(
+        ended(duration_s=1.2345678, first_byte_s=0.0123449, upstream_s=600.0),
+        ended(duration_s=0.000004, upstream_s=0.0),
+    )
+    assert (line["duration_ms"], line["first_byte_ms"], line["upstream_ms"]) == (1234.57, 12.34, 600_000)
+    assert (short["duration_ms"], short["first_byte_ms"], short["upstream_ms"]) == (0, None, 0)
+
+
+def test_a_request_is_told_to_people_too() -> None:
+    out = io.BytesIO()
+    Log("console", out).finished(ended(model_served="veo-2"))
+    (text,) = out.getvalue().decode().splitlines()
+    for said in ("request_id=req_1", "model_requested=veo-3", "model_served=veo-2", "status=200", "duration_ms=500.0"):
+        assert said in text
+    assert "at=" not in text
