@@ -7,6 +7,7 @@ units: images, seconds of video, minutes of audio, characters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE, Price, Usage
 
@@ -121,6 +122,7 @@ def likely_tokens(size_bytes: int) -> int:
     return -(-size_bytes // BYTES_PER_TOKEN_LIKELY)
 
 
+@lru_cache(maxsize=1024)  # a cost is told twice: in the answer's head, and in the log line soon after
 def usd(nusd: int) -> str:
     """nano-USD as a decimal string of USD, exact: 1250000 -> "0.00125"; at least two decimals."""
     sign = "-" if nusd < 0 else ""
