@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from oxyy_proxy.errors import StartupError
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What `serve` runs with. Environment: the field's name in capitals behind `OXYY_`."""
 
-    model_config = SettingsConfigDict(env_prefix="OXYY_", frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True)
 
     upstream_url: str = "https://api.oxyy.ai/v1"
     policies: Path = Path("policies")
@@ -26,6 +26,13 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        environment = {name.upper(): value for name, value in os.environ.items()}
+        names = {name: f"OXYY_{name.upper()}" for name in cls.model_fields}
+        return {name: environment[key] for name, key in names.items() if key in environment} | given
 
     def org_key(self) -> str:
         """The organisation's key, from `OXYY_API_KEY` or the file that `OXYY_API_KEY_FILE` names; never a flag.
