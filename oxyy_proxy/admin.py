@@ -8,8 +8,8 @@ import contextlib
 from collections.abc import Callable
 
 import orjson
-from aiohttp import web
 
+from oxyy_proxy import web
 from oxyy_proxy.errors import ProxyError
 from oxyy_proxy.steps.state import Services
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from aiohttp import http_parser
-
+from oxyy_proxy import web
 from oxyy_proxy.admin import Admin
 from oxyy_proxy.catalogue import Catalogue
 from oxyy_proxy.errors import StartupError
@@ -206,5 +205,5 @@ async def _wait(running: set[asyncio.Task[object]], seconds: float) -> None:
 
 def _require_c_parser() -> None:
     """The pure-Python parser of aiohttp is a different, slower and laxer one."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+    if web.HttpRequestParser is web.HttpRequestParserPy:
         raise StartupError("aiohttp was installed without its C parser; install a wheel of it for this platform")

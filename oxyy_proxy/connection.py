@@ -10,11 +10,8 @@ import time
 from typing import Any
 
 import orjson
-from aiohttp import web
-from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import ERROR, _ErrInfo
 
+from oxyy_proxy import web
 from oxyy_proxy.errors import MalformedRequest
 from oxyy_proxy.rules.requestid import request_id
 
@@ -51,7 +48,7 @@ class Connection(web.RequestHandler):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._asked: asyncio.Future[None] | None = None
-        self._body: StreamReader | None = None
+        self._body: web.StreamReader | None = None
         self._finished = False
         self._parts = False
         self._stall: asyncio.TimerHandle | None = None
@@ -76,9 +73,9 @@ class Connection(web.RequestHandler):
             assert self._task_handler is not None
             self._manager.requests_count += 1
             handler = self._request_handler
-            if isinstance(message, _ErrInfo):
-                handler, message = self._make_error_handler(message), ERROR
-            writer = StreamWriter(self, self._loop)
+            if isinstance(message, web.ErrInfo):
+                handler, message = self._make_error_handler(message), web.ERROR
+            writer = web.StreamWriter(self, self._loop)
             request = self._request_factory(message, payload, self, writer, self._task_handler)
             try:
                 response, has_left = await self._handle_request(request, None, handler)
@@ -101,7 +98,7 @@ class Connection(web.RequestHandler):
                 self._expect_request()
         self._task_handler = None
 
-    async def _next_message(self) -> tuple[RawRequestMessage | _ErrInfo, StreamReader]:
+    async def _next_message(self) -> tuple[web.RawRequestMessage | web.ErrInfo, web.StreamReader]:
         if not self._messages:
             self._waiter = self._loop.create_future()
             try:
@@ -115,7 +112,7 @@ class Connection(web.RequestHandler):
             self._resume_reading_if_drained()
         return found
 
-    async def _linger(self, payload: StreamReader) -> None:
+    async def _linger(self, payload: web.StreamReader) -> None:
         """Read the rest of a body that nobody wanted, within reason: a connection that is closed with something unread
         is reset, and the answer may be lost with it."""
         with contextlib.suppress(TimeoutError):
@@ -146,7 +143,7 @@ class Connection(web.RequestHandler):
         if messages:
             for at in range(len(messages)):
                 message, body = messages[at]
-                if isinstance(message, _ErrInfo):
+                if isinstance(message, web.ErrInfo):
                     self._break_off()
                 elif message.chunked or message.method == "CONNECT":
                     messages[at] = message._replace(should_close=True), body

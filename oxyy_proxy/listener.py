@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import web
 
+from oxyy_proxy import web
 from oxyy_proxy.connection import KEEPALIVE_S, Connection, plain_headers, silent
 from oxyy_proxy.errors import Overloaded, StartupError
 

@@ -12,8 +12,8 @@ from math import inf
 from time import monotonic
 
 import orjson
-from aiohttp import HttpVersion10, HttpVersion11, web
 
+from oxyy_proxy import web
 from oxyy_proxy.endpoints import ENDPOINTS, models, videos
 from oxyy_proxy.endpoints.base import Ask, Endpoint, target
 from oxyy_proxy.errors import (
@@ -46,6 +46,7 @@ from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import SWEEP_EVERY_S
 from oxyy_proxy.uploads import TEAM_SHARE
+from oxyy_proxy.web import HttpVersion10, HttpVersion11
 
 PREFIX = "/v1"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from aiohttp import web
-
+from oxyy_proxy import web
 from oxyy_proxy.endpoints import videos
 from oxyy_proxy.errors import JobNotFound, UpstreamAuth, UpstreamBadResponse
 from oxyy_proxy.ledger.base import Job

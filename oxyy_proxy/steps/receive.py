@@ -12,8 +12,7 @@ import io
 from collections.abc import Callable
 from time import monotonic
 
-from aiohttp import web
-
+from oxyy_proxy import web
 from oxyy_proxy.audio import duration_ms
 from oxyy_proxy.endpoints.base import FORM_BYTES, Ask, Endpoint
 from oxyy_proxy.errors import DeadlinePassed, MalformedRequest, RequestTooLarge, UnsupportedEncoding

@@ -9,8 +9,8 @@ import asyncio
 from time import monotonic
 
 import orjson
-from aiohttp import web
 
+from oxyy_proxy import web
 from oxyy_proxy.connection import SERVER
 from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset

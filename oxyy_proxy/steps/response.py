@@ -8,8 +8,8 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
+from oxyy_proxy import web
+from oxyy_proxy.web import AbstractStreamWriter, HttpVersion11
 
 AT_ONCE_BYTES = 64 * 1024
 """Larger bodies go through aiohttp's writer, which waits for a client that is slow to take them."""
