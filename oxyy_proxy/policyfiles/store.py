@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import aclosing
+import threading
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-
-from watchfiles import awatch
 
 from oxyy_proxy.policyfiles.findings import Loaded, PolicyInvalid
 from oxyy_proxy.policyfiles.folder import Folder, read_folder
@@ -66,17 +64,19 @@ class PolicyStore:
                 await asyncio.sleep(self._look_every_s)
 
     async def _follow(self, folder: tuple[int, int] | None) -> None:
-        # The directory, not its files: a file's watch dies with the inode that an editor or a ConfigMap replaces.
-        changes = awatch(self._folder, watch_filter=None, step=50, rust_timeout=TICK_MS, yield_on_timeout=True)
         ticks, ticks_per_look = 0, max(1, int(self._look_every_s * 1000) // TICK_MS)
-        async with aclosing(changes):
-            async for changed in changes:
+        left = threading.Event()
+        try:
+            changes = await asyncio.to_thread(_changes, self._folder, left)
+            while (changed := await asyncio.to_thread(next, changes, None)) is not None:
                 # The first tick catches what was edited before the watch began.
                 if changed or ticks % ticks_per_look == 0:
                     await self._look()
                 ticks += not changed
                 if await asyncio.to_thread(_identity, self._folder) != folder:
                     return
+        finally:
+            left.set()  # a thread may still wait for the next change
 
     async def _look(self) -> None:
         async with self._lock:
@@ -98,6 +98,15 @@ class PolicyStore:
         else:
             self.policy = outcome.policy
             self._on_loaded(outcome)
+
+
+def _changes(folder: Path, left: threading.Event) -> Iterator[Set[object]]:
+    """What has changed, nothing where a tick went by, until `left` is set. For a thread: the import takes 30 ms, which
+    a start need not wait for."""
+    from watchfiles import watch
+
+    # The directory, not its files: a file's watch dies with the inode that an editor or a ConfigMap replaces.
+    return watch(folder, watch_filter=None, step=50, rust_timeout=TICK_MS, yield_on_timeout=True, stop_event=left)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
