@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from oxyy_proxy.__main__ import app
+from oxyy_proxy.__main__ import command_line
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger.sqlite_open import open_ledger
 from tests.ledger.making import answered, limit, opening, unresolved
@@ -45,7 +45,7 @@ async def ledger(tmp_path: Path) -> Path:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["check", *args])
+    return CliRunner().invoke(command_line(), ["check", *args])
 
 
 def spoil(folder: Path) -> None:

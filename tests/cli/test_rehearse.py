@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from oxyy_proxy.__main__ import app
+from oxyy_proxy.__main__ import command_line
 from oxyy_proxy.cli.rehearse import price_list, questions, verdict
 from oxyy_proxy.policyfiles import load
 from oxyy_proxy.simulator.prices import read_prices
@@ -167,7 +167,9 @@ def test_a_signal_ends_it_and_shows_what_there_is(policies: Path, tmp_path: Path
 def test_an_option_that_cannot_be_is_exit_2_and_says_what_can(
     policies: Path, options: tuple[str, ...], sentence: str
 ) -> None:
-    result = CliRunner().invoke(app, ["rehearse", "--policies", str(policies), *options], env={"TERMINAL_WIDTH": "300"})
+    result = CliRunner().invoke(
+        command_line(), ["rehearse", "--policies", str(policies), *options], env={"TERMINAL_WIDTH": "300"}
+    )
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.replace("│", " ").split())
 
@@ -176,7 +178,9 @@ def test_a_team_that_may_call_all_of_the_models_is_needed(tmp_path: Path) -> Non
     teams = {"a": team_file("a", "1", allow="gpt-5"), "b": team_file("b", "2", allow="dall-e-3")}
     folder = write_policies(tmp_path / "policies", teams=teams)
     models = ("--model", "gpt-5", "--model", "dall-e-3")
-    result = CliRunner().invoke(app, ["rehearse", "--policies", str(folder), *models], env={"TERMINAL_WIDTH": "300"})
+    result = CliRunner().invoke(
+        command_line(), ["rehearse", "--policies", str(folder), *models], env={"TERMINAL_WIDTH": "300"}
+    )
     assert result.exit_code == 2
     assert "no team may call gpt-5 and dall-e-3" in result.stderr
 
@@ -199,7 +203,7 @@ def test_a_simulator_that_is_not_there_is_one_line_and_exit_3(policies: Path) ->
 
 
 def test_the_help_has_examples() -> None:
-    result = CliRunner().invoke(app, ["rehearse", "--help"])
+    result = CliRunner().invoke(command_line(), ["rehearse", "--help"])
     assert result.exit_code == 0
     assert "rehearse --fault 503 --model gpt-5 --for 60s" in result.stdout
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from oxyy_proxy.__main__ import app
+from oxyy_proxy.__main__ import command_line
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger.sqlite_open import open_ledger
 from oxyy_proxy.rules.types import Usage
@@ -44,7 +44,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[str]:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["usage", *args], env={"COLUMNS": "200"})
+    return CliRunner().invoke(command_line(), ["usage", *args], env={"COLUMNS": "200"})
 
 
 def lines(*args: str) -> list[list[str]]:
@@ -69,7 +69,7 @@ def test_a_table_by_team_and_model_ends_with_the_total(url: str) -> None:
 
 
 def test_the_ledger_may_be_named_by_the_environment(url: str) -> None:
-    result = CliRunner().invoke(app, ["usage", "--by", "team", "--format", "csv"], env={"OXYY_LEDGER": url})
+    result = CliRunner().invoke(command_line(), ["usage", "--by", "team", "--format", "csv"], env={"OXYY_LEDGER": url})
     assert [row[0] for row in csv.reader(io.StringIO(result.stdout))] == ["team", "support", "search"]
 
 
