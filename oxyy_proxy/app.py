@@ -192,6 +192,7 @@ def serve(settings: Settings, started: Callable[[Proxy], None] = lambda _: None)
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        gc.enable()
         started(proxy)
         await proxy.run()
 

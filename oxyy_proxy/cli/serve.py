@@ -54,6 +54,10 @@ def serve(
 
     Example: OXYY_API_KEY=... oxyy-proxy serve --policies ./policies --listen 0.0.0.0:8080
     """
+    import gc
+
+    gc.disable()  # until it listens: hardly anything of what is imported now goes away again
+
     from oxyy_proxy import app
     from oxyy_proxy.settings import read_settings
 
