@@ -123,6 +123,9 @@ class Ask(ABC):
     def body_for(self, model: Model) -> bytes | Pieces:
         """The body to send upstream for this model: the client's bytes save what must change."""
 
+    def let_go(self) -> None:  # noqa: B027  # most answers end soon after
+        """The body will not be sent again: it need not be kept as long as a stream runs."""
+
     def read(self, body: bytes, model: Model, parts: PartTokens) -> Answer:
         """A whole 200 answer. Raises UpstreamBadResponse (ambiguous) or UpstreamErrorAnswer (costs nothing)."""
         raise AssertionError("an answer that is never whole")

@@ -98,6 +98,9 @@ class ChatAsk(Ask):
             changes["stream_options"] = {**options, "include_usage": True}
         return self._body.replaced(changes) if changes else self._body.raw
 
+    def let_go(self) -> None:
+        del self._body
+
     def read(self, body: bytes, model: Model, parts: PartTokens) -> Answer:
         answer = read_object(body)
         usage = usage_of(answer.get("usage"))

@@ -136,6 +136,7 @@ class Exchanges:
             call = self._decide(x, principal, endpoint, ask)
             async with Hold(services, x, call) as hold:
                 answered = await attempt(services, x, call, hold)
+                ask.let_go()
                 return await relay(services, x, call, hold, answered, request)
         finally:
             in_flight[endpoint.name] -= 1

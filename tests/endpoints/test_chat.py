@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
 
@@ -370,3 +371,15 @@ def test_text_beside_the_data_of_a_part_is_held_as_text() -> None:
     body = {"model": "gpt-5", "messages": [{"role": "user", "content": [part]}], "max_tokens": 0}
     worst = ChatAsk(json.dumps(body).encode()).worst(model("gpt-5"), PartTokens())
     assert worst.input_tokens > 5000 + PartTokens().image
+
+
+def test_a_body_that_was_let_go_is_kept_by_nobody_while_its_stream_runs() -> None:
+    raw = body(messages=[{"role": "user", "content": "x" * 10_000}], stream=True)
+    before = sys.getrefcount(raw)
+    asked = ENDPOINT.parse(raw)
+    assert asked.body_for(MODEL)
+    expected = asked.likely_usage(MODEL, PARTS, 10)
+    assert sys.getrefcount(raw) > before
+    asked.let_go()
+    assert sys.getrefcount(raw) == before
+    assert asked.likely_usage(MODEL, PARTS, 10) == expected
