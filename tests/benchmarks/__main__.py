@@ -11,37 +11,67 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import footprint, machine, report
+from tests.benchmarks import evidence, footprint, growth, machine, report
 from tests.benchmarks.books import BooksDoNotMatch
 from tests.benchmarks.load import WrongAnswer
 from tests.benchmarks.processes import Cores, CouldNotStart, Pinned, free_port
+from tests.benchmarks.profile import CouldNotProfile, record
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.rounds import FULL, QUICK, Plan, Rounds, measure_rounds
-from tests.benchmarks.targets import DIRECT, KEY, NGINX, TARGETS, Stage, nginx
-from tests.benchmarks.workloads import COST_NUSD, EVENT_GAP_S, EVENTS, WORKLOADS
+from tests.benchmarks.targets import DIRECT, KEY, NAIVE, NGINX, PROXY, TARGETS, Stage, nginx
+from tests.benchmarks.workloads import COST_NUSD, EVENT_GAP_S, EVENTS, WORKLOADS, Workload, sizes
 
-PARTS = (*(workload.name for workload in WORKLOADS), "memory", "ready")
-_FILES = 8192
+QUICK_PARTS = (*(workload.name for workload in WORKLOADS), "memory", "ready")
+PARTS = (*QUICK_PARTS, "sizes", "growth")
+_FILES = max(map(footprint.descriptors, FULL.streams))
+_SIZES_ROUNDS = 3
+_PROFILED_S = {False: 10, True: 2}
+_EXAMPLES = """\
+examples:
+  python -m tests.benchmarks                              everything; writes tests/evidence/bench.toml
+  python -m tests.benchmarks --quick                      does it run?
+  python -m tests.benchmarks --only json --rounds 3
+  python -m tests.benchmarks --only growth                ledgers of 1 and 10 million rows
+  python -m tests.benchmarks --profile burst.svg --only burst
+"""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measures the proxy with everything on against a naive pass-through, nginx and no proxy at all.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="one short round: shows that it runs, not how fast")
     parser.add_argument("--rounds", type=_positive, help=f"rounds per workload (default {FULL.rounds})")
-    parser.add_argument("--only", type=_some_of(PARTS), default=PARTS, help=f"parts to run: {','.join(PARTS)}")
+    parser.add_argument("--only", type=_some_of(PARTS), help=f"parts to run: {','.join(PARTS)}")
     others = TARGETS[1:]
     parser.add_argument("--targets", type=_some_of(others), default=others, help=f"besides direct: {','.join(others)}")
     parser.add_argument("--format", choices=("table", "json"), default="table")
-    return parser.parse_args(arguments)
+    parser.add_argument("--write", type=Path, help=f"file for the figures (default, for a full run: {evidence.FILE})")
+    parser.add_argument("--profile", type=Path, metavar="SVG", help="instead: a flame graph of the proxy under load")
+    options = parser.parse_args(arguments)
+    options.workload = _workload(parser, options) if options.profile else None
+    full = options.only is None and options.targets == others and not options.quick
+    if options.write is None and full and plan_of(options).rounds >= FULL.rounds:
+        options.write = evidence.FILE
+    options.only = options.only or (QUICK_PARTS if options.quick else PARTS)
+    return options
+
+
+def _workload(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Workload:
+    chosen = [each for each in WORKLOADS if each.name in (options.only or ("json",))]
+    if len(chosen) != 1 or len(options.only or chosen) != 1:
+        parser.error(f"--profile is of one workload: --only {' or '.join(each.name for each in WORKLOADS)}")
+    return chosen[0]
 
 
 def _positive(text: str) -> int:
@@ -69,19 +99,31 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def measure(options: argparse.Namespace, plan: Plan, stage: Stage) -> report.Results:
     """Runs the parts that were asked for."""
     names = [name for name in options.targets if name != NGINX or nginx()]
+    compared = [name for name in names if name in (NAIVE, PROXY)]
     workloads = [workload for workload in WORKLOADS if workload.name in options.only]
     steps = sum(len(workload.seconds) for workload in workloads) * len(plan.numbers)
     steps += sum(len(names) for part in ("memory", "ready") if part in options.only)
+    few = replace(plan, rounds=min(plan.rounds, _SIZES_ROUNDS))
+    of_sizes = sizes() if "sizes" in options.only else ()
+    steps += len(of_sizes) * len(few.numbers)
+    rows, left_out = growth.that_fit(stage.folder, plan.ledger_rows if "growth" in options.only else ())
+    steps += growth.steps(rows, plan) if rows else 0
+    streams, too_many = footprint.that_fit(plan.streams, raise_file_limit())
+    plan = replace(plan, streams=tuple(streams))
     with Progress(steps) as step:
         rounds = measure_rounds(stage, workloads, [DIRECT, *names], plan, KEY, step) if workloads else Rounds()
-        results = report.Results(rounds, plan.streams)
+        results = report.Results(rounds, notes=[*left_out, *(too_many if "memory" in options.only else [])])
         for name in names:
             if "memory" in options.only:
-                step(f"memory of {name}: idle, then {plan.streams:,} open streams")
+                step(f"memory of {name}: idle, then with open streams")
                 results.memory[name] = footprint.measure_memory(stage, name, plan, KEY)
             if "ready" in options.only:
                 step(f"time to ready of {name}")
                 results.ready_s[name] = footprint.measure_ready(stage, name, plan)
+        if of_sizes:
+            results.rounds.add(measure_rounds(stage, of_sizes, compared, few, KEY, step))
+        if rows:
+            results.growth = growth.measure(stage, rows, plan, KEY, step)
     return results
 
 
@@ -100,6 +142,8 @@ def print_report(results: report.Results, about: dict[str, str], plan: Plan) -> 
     if settled := results.rounds.settled:
         usd = settled.cost_nusd / 1e9
         print(f"- books: {settled.settled:,} requests sent and settled at {COST_NUSD:,} nano-USD each, {usd:,.6f} USD")
+    for left_out in results.notes:
+        print(f"- {left_out}")
     print()
     if sys.stdout.isatty():
         table = Table(head[0])
@@ -115,10 +159,12 @@ def print_report(results: report.Results, about: dict[str, str], plan: Plan) -> 
         print(f"- {check}")
 
 
-def raise_file_limit() -> None:
+def raise_file_limit() -> int:
+    """The descriptors that this process and those it starts may have from now on."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def run(options: argparse.Namespace) -> None:
@@ -136,12 +182,21 @@ def run(options: argparse.Namespace) -> None:
             "upstream", [sys.executable, "-m", "tests.benchmarks.upstream", str(port)], cores.upstream, folder
         )
         upstream.until_ready(port, None)
-        results = measure(options, plan, Stage(folder, port, cores.target))
+        stage = Stage(folder, port, cores.target)
+        if options.profile:
+            record(stage, options.workload, options.profile.resolve(), KEY, _PROFILED_S[options.quick])
+            print(f"{options.workload.title}: {options.profile}")
+            return
+        results = measure(options, plan, stage)
         about = machine.describe(cores, len(available), folder)
     finally:
         if upstream:
             upstream.stop(1.0)
         shutil.rmtree(folder, ignore_errors=True)
+    if options.write:
+        options.write.parent.mkdir(exist_ok=True)
+        today = datetime.now(UTC).strftime("%Y-%m-%d")
+        options.write.write_text(evidence.as_toml(results, about, plan.rounds, today))
     if options.format == "json":
         print(orjson.dumps(report.as_json(results, about), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -153,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run(options)
-    except (BooksDoNotMatch, CouldNotStart, WrongAnswer) as refused:
+    except (BooksDoNotMatch, CouldNotProfile, CouldNotStart, WrongAnswer) as refused:
         print(f"no figures: {refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

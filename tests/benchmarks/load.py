@@ -91,14 +91,19 @@ class Answer:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection. Calls `on_done` once: with None when the time is up, or with what went wrong."""
+    """One keep-alive connection. Calls `on_done` once: with None when `more` says after an answer that it was the
+    last, or with what went wrong."""
 
     def __init__(
-        self, request: bytes, expected: bytes, samples: Samples, on_done: Callable[[str | None], None]
+        self,
+        request: bytes,
+        expected: bytes,
+        samples: Samples,
+        more: Callable[[], bool],
+        on_done: Callable[[str | None], None],
     ) -> None:
         self._request, self._expected = request, expected
-        self._samples, self._on_done = samples, on_done
-        self._until = 0.0
+        self._samples, self._more, self._on_done = samples, more, on_done
         self._sent = self._first = 0.0
         self._answer: Answer | None = None
         self._known_body = b""
@@ -107,12 +112,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
-    def run_until(self, instant: float) -> None:
-        """Starts the loop; no request is sent after `instant` (of `time.perf_counter`)."""
-        self._until = instant
-        self._send()
-
-    def _send(self) -> None:
+    def send(self) -> None:
+        """The next request."""
         self._answer, self._first = Answer(), 0.0
         self._sent = time.perf_counter()
         self.transport.write(self._request)
@@ -137,8 +138,8 @@ class Connection(asyncio.Protocol):
             return
         self._samples.first_byte_s.append(self._first - self._sent)
         self._samples.total_s.append(now - self._sent)
-        if now < self._until:
-            self._send()
+        if self._more():
+            self.send()
         else:
             self._finish(None)
 
@@ -171,6 +172,8 @@ class Load:
         self._port, self._wanted = port, connections
         self._connections: list[Connection] = []
         self._left = connections
+        self._until = 0.0
+        self._further = 0
         self._done: asyncio.Future[None]
         self.samples = Samples()
 
@@ -182,7 +185,11 @@ class Load:
             self._connections.append(connection)
 
     def _make(self) -> Connection:
-        return Connection(self._request, self._expected, self.samples, self._one_done)
+        return Connection(self._request, self._expected, self.samples, self._more, self._one_done)
+
+    def _more(self) -> bool:
+        self._further -= 1
+        return self._further >= 0 or time.perf_counter() < self._until
 
     def _one_done(self, wrong: str | None) -> None:
         self._left -= 1
@@ -194,14 +201,23 @@ class Load:
             self._done.set_result(None)
 
     async def run(self, seconds: float) -> None:
+        """Each connection sends one request, and further ones until the time is up."""
+        await self._run(seconds, 0)
+
+    async def run_requests(self, requests: int) -> None:
+        """Exactly so many requests over all connections, at least one for each."""
+        await self._run(0.0, requests - self._wanted)
+
+    async def _run(self, seconds: float, further: int) -> None:
         loop = asyncio.get_running_loop()
         gc.collect()
         gc.disable()
         began = time.perf_counter()
+        self._until, self._further = began + seconds, further
         try:
             for index, connection in enumerate(self._connections):
                 delay = self._stagger_s * index / len(self._connections)
-                loop.call_later(delay, connection.run_until, began + seconds)
+                loop.call_later(delay, connection.send)
             async with asyncio.timeout(seconds + _ANSWER_WITHIN_S):
                 await self._done
         except TimeoutError:

@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.benchmarks.processes import CouldNotStart, Pinned, cpu_ns, free_port, rss_bytes
@@ -51,7 +51,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/nginx-error.log;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
@@ -96,11 +96,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where targets are started: files, the upstream's port, the core they are pinned to."""
+    """Where targets are started: files, the upstream's port, the core they are pinned to. `under`: the command that runs
+    Python's targets, and `ready_within_s` the patience with it."""
 
     folder: Path
     upstream_port: int
     core: int
+    under: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ready_within_s: float = 20.0
 
     def start(self, name: str) -> Target:
         """A target that is ready to serve; its files are new. Raises `CouldNotStart`."""
@@ -121,13 +125,13 @@ class Stage:
         config.write_text(_NGINX.format(user=user, folder=folder, upstream=self.upstream_port, port=port))
         command = [nginx() or "nginx", "-p", str(folder), "-c", str(config), "-e", str(folder / "nginx-error.log")]
         process = Pinned.spawn(NGINX, command, self.core, folder)
-        return _ready(Target(NGINX, port, process), port, None)
+        return self._ready(Target(NGINX, port, process), port, None)
 
     def _naive(self, folder: Path) -> Target:
         port = free_port()
         arguments = [str(port), f"http://127.0.0.1:{self.upstream_port}"]
-        process = Pinned.spawn(NAIVE, [sys.executable, "-m", "tests.benchmarks.naive", *arguments], self.core, folder)
-        return _ready(Target(NAIVE, port, process), port, None)
+        process = self._python(NAIVE, ["tests.benchmarks.naive", *arguments], folder)
+        return self._ready(Target(NAIVE, port, process), port, None)
 
     def _proxy(self, folder: Path) -> Target:
         policies, ledger = folder / "policies", folder / "ledger.db"
@@ -140,19 +144,22 @@ class Stage:
             "--listen": f"127.0.0.1:{port}",
             "--admin": f"127.0.0.1:{admin}",
         }
-        command = [sys.executable, "-m", "oxyy_proxy", "serve", *(word for pair in flags.items() for word in pair)]
-        process = Pinned.spawn(PROXY, command, self.core, folder, {"OXYY_API_KEY": "sk-bench"})
-        return _ready(Target(PROXY, port, process, ledger=ledger), admin, "/readyz")
+        words = ["oxyy_proxy", "serve", *(word for pair in flags.items() for word in pair)]
+        process = self._python(PROXY, words, folder, {"OXYY_API_KEY": "sk-bench"})
+        return self._ready(Target(PROXY, port, process, ledger=ledger), admin, "/readyz")
 
+    def _python(self, name: str, module: list[str], folder: Path, environment: Mapping[str, str] = {}) -> Pinned:
+        command = [*self.under, sys.executable, "-m", *module]
+        return Pinned.spawn(name, command, self.core, folder, {**self.environment, **environment})
 
-def _ready(target: Target, port: int, path: str | None) -> Target:
-    assert target.process is not None
-    try:
-        target.ready_s = target.process.until_ready(port, path)
-    except CouldNotStart:
-        target.stop()
-        raise
-    return target
+    def _ready(self, target: Target, port: int, path: str | None) -> Target:
+        assert target.process is not None
+        try:
+            target.ready_s = target.process.until_ready(port, path, self.ready_within_s)
+        except CouldNotStart:
+            target.stop()
+            raise
+        return target
 
 
 def nginx() -> str | None:

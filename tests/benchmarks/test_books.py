@@ -14,8 +14,10 @@ def ledger(tmp_path: Path) -> Path:
     path = tmp_path / "ledger.db"
     database = sqlite3.connect(path)
     with database:
-        database.execute("create table usage (state text, cost_nusd integer)")
-        database.executemany("insert into usage values (?, ?)", [("settled", 790), ("settled", 790), ("open", 0)])
+        database.execute("create table usage (request_id text, state text, cost_nusd integer)")
+        database.executemany(
+            "insert into usage values (?, ?, ?)", [("a", "settled", 790), ("b", "settled", 790), ("c", "open", 0)]
+        )
     database.close()
     return path
 
@@ -30,6 +32,11 @@ def _settle(ledger: Path, cost_nusd: int) -> None:
 def test_books_that_match_are_returned(ledger: Path) -> None:
     _settle(ledger, 790)
     assert books.check(ledger, 3, 790) == books.Books(3, 3, 2370)
+
+
+def test_requests_of_before_are_not_asked_for(ledger: Path) -> None:
+    _settle(ledger, 790)
+    assert books.check(ledger, 2, 790, since="b") == books.Books(2, 2, 1580)
 
 
 def test_a_request_that_never_settles_voids_the_run(ledger: Path) -> None:

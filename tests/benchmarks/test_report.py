@@ -24,8 +24,12 @@ def results() -> Results:
         for connections in (1, 32)
         for name, (cpu, seconds) in per_target.items()
     }
-    memory = {"naive": Memory(40_000_000, 70_000_000), "proxy": Memory(80_000_000, 260_000_000)}
-    return Results(Rounds(phases), 1000, memory, {"naive": 0.2, "proxy": 0.5})
+    memory = {
+        "naive": Memory(40_000_000, {1: 41_000_000, 1000: 70_000_000}),
+        "proxy": Memory(58_000_000, {1: 59_000_000, 1000: 260_000_000}),
+    }
+    growth = {0: [phase(100, 0.1), phase(200, 0.2)], 10**6: [phase(105, 0.1), phase(214, 0.2)]}
+    return Results(Rounds(phases), memory, {"naive": 0.2, "proxy": 0.5}, growth)
 
 
 def test_the_table_has_a_column_for_each_target_that_ran(results: Results) -> None:
@@ -39,24 +43,29 @@ def test_cpu_and_memory_and_latency_are_in_the_table(results: Results) -> None:
     assert table["JSON ×1: requests/s"] == ("150,000", "75,000", "60,000", "")
     assert table["JSON ×1: added to answer p50 / p99, ms"] == ("(1.50 / 1.50)", "+1.50 / +1.50", "+2.25 / +2.25", "")
     assert table["RSS with 1,000 open streams, MB"] == ("–", "70", "260", "")
+    assert table["RSS with 1 open stream, MB"] == ("–", "41", "59", "")
+    assert table["JSON ×32, 0 rows in the ledger: CPU µs/request"] == ("–", "–", "150", "")
+    grown = table["JSON ×32, 1,000,000 rows in the ledger: CPU µs/request"]
+    assert grown == ("–", "–", "160", "1.06× (1.05–1.07) of empty")
     assert table["seconds to ready"] == ("–", "0.20", "0.50", "")
     assert not any(title.startswith("stream at once") for title in table)
 
 
 def test_each_target_of_the_project_is_judged(results: Results) -> None:
-    met = {check.title.partition(",")[0]: check.met for check in checks(results)}
-    assert met == {
-        "CPU per JSON request": True,
-        "CPU per paced stream": True,
-        "added p50": False,
-        "ready": True,
-        "RSS idle": True,
-        "RSS with 1": False,
+    judged = {check.title: (check.limit, check.met) for check in checks(results)}
+    assert judged == {
+        "CPU per JSON request, 32 connections, over the naive pass-through": (0.9, False),
+        "CPU per paced stream, 32 connections, over the naive pass-through": (0.75, False),
+        "added p50, JSON, 1 connection": (1.0, False),
+        "ready": (0.5, True),
+        "RSS idle": (60, True),
+        "RSS with 1,000 open streams": (150, False),
+        "CPU per JSON request with 1,000,000 rows, over an empty ledger": (1.1, True),
     }
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    nothing = Results(Rounds(), 1000)
+    nothing = Results(Rounds())
     assert checks(nothing) == rows(nothing) == []
 
 
@@ -78,7 +87,8 @@ def test_the_json_holds_every_round(results: Results) -> None:
     figures = json.loads(json.dumps(as_json(results, {"machine": "a box"})))
     assert figures["machine"] == {"machine": "a box"}
     assert [each["cpu_us"] for each in figures["phases"][0]["rounds"]] == [0.0, 0.0]
-    assert figures["checks"][0]["met"] is True
+    assert figures["checks"][0]["met"] is False
+    assert [each["rows"] for each in figures["growth"]] == [0, 10**6]
 
 
 def test_the_parts_to_run_can_be_named() -> None:

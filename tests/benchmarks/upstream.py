@@ -23,9 +23,11 @@ from tests.benchmarks.workloads import (
     PACED,
     STREAM_EVENTS,
     USAGE_EVENT,
+    sizes,
 )
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_MARKER = re.compile(rb'"user": *"(bench-[a-z0-9-]+)"')
 _ASKS_USAGE = re.compile(rb'"include_usage": *true')
 _OPEN_GAP_S = 1.0
 
@@ -39,7 +41,11 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_JSON = _whole(b"200 OK", JSON_ANSWER)
+_WHOLE = {JSON.marker.encode(): _whole(b"200 OK", JSON_ANSWER)} | {
+    each.marker.encode(): _whole(b"200 OK", each.answer)
+    for each in sizes()
+    if each.answer and each.marker != JSON.marker
+}
 _REFUSED = _whole(b"400 Bad Request", b'{"error":{"message":"not a request of the benchmark"}}')
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -52,12 +58,16 @@ _ENDS = {
 _BURSTS = {usage: _STREAM_HEAD + b"".join(_CHUNKS) + end for usage, end in _ENDS.items()}
 
 
+def _asks_usage(body: bytes) -> bool:
+    return _ASKS_USAGE.search(body) is not None
+
+
 class Upstream(asyncio.Protocol):
     """One connection from a target."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._received = b""
+        self._received = bytearray()
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -80,19 +90,21 @@ class Upstream(asyncio.Protocol):
             return
         body_end = head_end + 4 + int(length[1])
         if len(self._received) >= body_end:
-            body, self._received = self._received[head_end + 4 : body_end], self._received[body_end:]
+            body = bytes(self._received[head_end + 4 : body_end])
+            del self._received[:body_end]
             self._answer(body)
 
     def _answer(self, body: bytes) -> None:
-        usage = _ASKS_USAGE.search(body) is not None
-        if JSON.marker.encode() in body:
-            self._transport.write(_JSON)
-        elif BURST.marker.encode() in body:
-            self._transport.write(_BURSTS[usage])
-        elif PACED.marker.encode() in body:
+        found = _MARKER.search(body)
+        marker = found[1] if found else b""
+        if marker in _WHOLE:
+            self._transport.write(_WHOLE[marker])
+        elif marker == BURST.marker.encode():
+            self._transport.write(_BURSTS[_asks_usage(body)])
+        elif marker == PACED.marker.encode():
             self._transport.write(_STREAM_HEAD + _CHUNKS[0])
-            self._pace(self._loop.time(), 1, usage)
-        elif OPEN.marker.encode() in body:
+            self._pace(self._loop.time(), 1, _asks_usage(body))
+        elif marker == OPEN.marker.encode():
             self._transport.write(_STREAM_HEAD + _CHUNKS[0])
             self._tick()
         else:

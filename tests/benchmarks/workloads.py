@@ -45,25 +45,29 @@ def _event(index: int) -> bytes:
     return _frame(service_tier="default", choices=[choice])
 
 
-JSON_ANSWER = _compact(
-    {
-        "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
-        "object": "chat.completion",
-        "created": 1795305600,
-        "model": f"{MODEL}-2026-08-07",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": _TEXT, "refusal": None, "annotations": []},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": _USAGE,
-        "service_tier": "default",
-        "system_fingerprint": "fp_b",
-    }
-)
+def json_answer(text: str = _TEXT) -> bytes:
+    return _compact(
+        {
+            "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
+            "object": "chat.completion",
+            "created": 1795305600,
+            "model": f"{MODEL}-2026-08-07",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": _USAGE,
+            "service_tier": "default",
+            "system_fingerprint": "fp_b",
+        }
+    )
+
+
+JSON_ANSWER = json_answer()
 STREAM_EVENTS = tuple(_event(index) for index in range(EVENTS))
 USAGE_EVENT = _frame(choices=[], usage=_USAGE)
 DONE = b"data: [DONE]\n\n"
@@ -76,7 +80,8 @@ class Workload:
     """One kind of request. `marker` (sent as the field `user`) tells the stub upstream how to answer it.
 
     `seconds` is the length of a phase by number of connections; `stagger_s` spreads the start of the connections, so
-    that paced streams do not tick in step. `answer` None: the stream has no end.
+    that paced streams do not tick in step. `answer` None: the stream has no end. `body_bytes`: how long the body is at
+    least, by one long message.
     """
 
     name: str
@@ -86,14 +91,27 @@ class Workload:
     answer: bytes | None
     seconds: tuple[tuple[int, float], ...] = ()
     stagger_s: float = 0.0
+    body_bytes: int = 0
 
     def request(self, authority: str, key: str) -> bytes:
         """The bytes of one HTTP request."""
+        question = f"Explain in three sentences what a reverse proxy does. {_TEXT}"
+        raw = self._body(question)
+        if len(raw) < self.body_bytes:
+            raw = self._body(_longer(question, self.body_bytes - len(raw)))
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\n"
+            "Accept: application/json\r\nUser-Agent: OpenAI/Python 3.54.0\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(raw)}\r\n\r\n"
+        )
+        return head.encode() + raw
+
+    def _body(self, question: str) -> bytes:
         body: dict[str, object] = {
             "model": MODEL,
             "messages": [
                 {"role": "system", "content": "You are a concise assistant of the platform team. " * 3},
-                {"role": "user", "content": f"Explain in three sentences what a reverse proxy does. {_TEXT}"},
+                {"role": "user", "content": question},
             ],
             "max_completion_tokens": 256,
             "temperature": 0.2,
@@ -101,13 +119,14 @@ class Workload:
         }
         if self.stream:
             body["stream"] = True
-        raw = _compact(body)
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {key}\r\n"
-            "Accept: application/json\r\nUser-Agent: OpenAI/Python 3.54.0\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(raw)}\r\n\r\n"
-        )
-        return head.encode() + raw
+        return _compact(body)
+
+
+def _longer(text: str, by: int) -> str:
+    """The text with so many bytes of JSON behind it."""
+    line = f"{_TEXT}\n"
+    encoded = len(_compact(line)) - 2
+    return text + line * (by // encoded) + "." * (by % encoded)
 
 
 JSON = Workload("json", "JSON", "bench-json", False, JSON_ANSWER, ((1, 0.6), (32, 0.9)))
@@ -123,3 +142,27 @@ PACED = Workload(
 )
 OPEN = Workload("open", "open stream", "bench-open", True, None)
 WORKLOADS = (JSON, BURST, PACED)
+
+_KB = 1000
+_SECONDS = ((8, 0.6),)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes // _KB:,} KB" if size_bytes < _KB * _KB else f"{size_bytes // _KB // _KB} MB"
+
+
+def _asking(size_bytes: int) -> Workload:
+    title = f"JSON, request of {_size(size_bytes)}"
+    return Workload(f"asks-{size_bytes}", title, JSON.marker, False, JSON_ANSWER, _SECONDS, body_bytes=size_bytes)
+
+
+def _answering(size_bytes: int) -> Workload:
+    answer = json_answer(_longer(_TEXT, size_bytes - len(JSON_ANSWER)))
+    title = f"JSON, answer of {_size(size_bytes)}"
+    return Workload(f"answers-{size_bytes}", title, f"bench-answer-{size_bytes}", False, answer, _SECONDS)
+
+
+def sizes() -> tuple[Workload, ...]:
+    """JSON with requests of 1 KB to 1 MB, what aiohttp takes at most unless it is told otherwise, and with answers of
+    1 KB to 10 MB."""
+    return (*[_asking(_KB * 10**n) for n in range(4)], *[_answering(_KB * 10**n) for n in range(5)])
