@@ -52,6 +52,4 @@ def record(stage: Stage, workload: Workload, out: Path, key: str, seconds: int) 
         target.stop()
     if spy.returncode or not out.exists():
         reason = (said.strip().splitlines() or ["it said nothing"])[0]
-        raise CouldNotProfile(
-            f"py-spy may not trace, or cannot: {reason} (run as root, or set kernel.yama.ptrace_scope=0)"
-        )
+        raise CouldNotProfile(f"py-spy: {reason} (it must be allowed to trace: as root, or kernel.yama.ptrace_scope=0)")

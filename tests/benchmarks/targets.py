@@ -96,8 +96,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where targets are started: files, the upstream's port, the core they are pinned to. `under`: the command that runs
-    Python's targets, and `ready_within_s` the patience with it."""
+    """Where targets are started: files, the upstream's port, the core they are pinned to. `under` is the command that
+    runs those in Python, `environment` is for them too."""
 
     folder: Path
     upstream_port: int

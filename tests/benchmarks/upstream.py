@@ -42,9 +42,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 _WHOLE = {JSON.marker.encode(): _whole(b"200 OK", JSON_ANSWER)} | {
-    each.marker.encode(): _whole(b"200 OK", each.answer)
-    for each in sizes()
-    if each.answer and each.marker != JSON.marker
+    each.marker.encode(): _whole(b"200 OK", each.answer) for each in sizes() if each.answer and not each.body_bytes
 }
 _REFUSED = _whole(b"400 Bad Request", b'{"error":{"message":"not a request of the benchmark"}}')
 _STREAM_HEAD = (

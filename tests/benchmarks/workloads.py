@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 
 EVENTS = 64
 EVENT_GAP_S = 0.003
@@ -162,6 +163,7 @@ def _answering(size_bytes: int) -> Workload:
     return Workload(f"answers-{size_bytes}", title, f"bench-answer-{size_bytes}", False, answer, _SECONDS)
 
 
+@cache
 def sizes() -> tuple[Workload, ...]:
     """JSON with requests of 1 KB to 1 MB, what aiohttp takes at most unless it is told otherwise, and with answers of
     1 KB to 10 MB."""
