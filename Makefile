@@ -2,13 +2,14 @@
 # make test    all tests
 # make check   lint, types, layers, and a test file for every module
 # make torture every fault, random sequences of them, and what must hold all the same: tests/evidence/faults.toml
-# make bench   what a request costs, against a naive pass-through, direct and nginx
+# make bench   what a request costs, against a naive pass-through, direct and nginx: tests/evidence/bench.toml
+# make bench-check   has a request become dearer? its instructions, against those of tests/evidence/instructions.toml
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check torture bench clean
+.PHONY: run test check torture bench bench-check clean
 
 $(VENV)/run.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,9 @@ torture: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-check: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.benchmarks.instructions $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from tests.benchmarks.targets import nginx
 def describe(cores: Cores, available: int, folder: Path) -> dict[str, str]:
     """What to print above the table, by name."""
     return {
-        "machine": f"{_cpu_model()}, {available} core{'s' if available > 1 else ''}, Linux {platform.release()}",
+        "machine": f"{cpu_model()}, {available} core{'s' if available > 1 else ''}, Linux {platform.release()}",
         "pinned": str(cores),
         "versions": ", ".join(
             [
@@ -26,11 +26,11 @@ def describe(cores: Cores, available: int, folder: Path) -> dict[str, str]:
             ]
         ),
         "ledger and log": f"files on {_filesystem(folder)}",
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -54,7 +54,7 @@ def _nginx_version() -> str:
     return f"nginx {said.rpartition('/')[2].strip()}"
 
 
-def _commit() -> str:
+def commit() -> str:
     def git(*words: str) -> str:
         try:
             return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
