@@ -192,6 +192,7 @@ def run(options: argparse.Namespace) -> None:
     finally:
         if upstream:
             upstream.stop(1.0)
+        os.sched_setaffinity(0, available)
         shutil.rmtree(folder, ignore_errors=True)
     if options.write:
         options.write.parent.mkdir(exist_ok=True)

@@ -200,7 +200,8 @@ def _steady(folder: Path) -> dict[str, str]:
 
 
 def count() -> Figures:
-    cores = Cores.of(os.sched_getaffinity(0))
+    available = os.sched_getaffinity(0)
+    cores = Cores.of(available)
     folder = Path(tempfile.mkdtemp(prefix="oxyy-bench-")).resolve()
     upstream = None
     try:
@@ -217,6 +218,7 @@ def count() -> Figures:
     finally:
         if upstream:
             upstream.stop(1.0)
+        os.sched_setaffinity(0, available)
         shutil.rmtree(folder, ignore_errors=True)
     return {workload.name: {name: counted[name][workload.name] for name in names} for workload, _ in REQUESTS}
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from oxyy_proxy.ledger.sqlite_reads import read_spend, verify
 from tests.benchmarks import growth
-from tests.benchmarks.growth import BYTES_PER_ROW, fill, main
+from tests.benchmarks.growth import BYTES_PER_ROW, fill, main, that_fit
 
 NOW = 1_795_364_598.6
 
@@ -52,6 +53,15 @@ def test_each_block_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     told: list[str] = []
     fill(tmp_path / "ledger.db", 1000, NOW, told.append, days=1)
     assert [each.rpartition(": ")[2] for each in told] == ["0 made", "400 made", "800 made"]
+
+
+def test_ledgers_that_do_not_fit_side_by_side_are_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth.shutil, "disk_usage", lambda _: SimpleNamespace(free=6 * 10**9))
+    fit, notes = that_fit(tmp_path, (0, 10**6, 10**7))
+    assert fit == [0, 10**6]
+    assert notes == [f"a ledger of 10,000,000 rows was left out: it wants 6.0 GB and 5.4 GB are free in {tmp_path}"]
 
 
 @pytest.mark.parametrize("rows", ["0", "1000000000000"])

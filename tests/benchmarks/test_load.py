@@ -24,6 +24,7 @@ from tests.benchmarks.workloads import (
     USAGE_EVENT,
     WORKLOADS,
     Workload,
+    sizes,
 )
 
 
@@ -51,6 +52,28 @@ async def test_every_connection_gets_right_answers_until_the_time_is_up(workload
     assert len(samples.total_s) == len(samples.first_byte_s) >= 3
     assert all(0 < first <= total for first, total in zip(samples.first_byte_s, samples.total_s, strict=True))
     assert samples.elapsed_s >= 0.04
+
+
+async def test_so_many_requests_are_sent_and_no_other() -> None:
+    async with upstream() as port:
+        load = Load(JSON, port, "sk-bench", 3)
+        await load.connect()
+        await load.run_requests(20)
+        load.close()
+    assert len(load.samples.total_s) == 20
+
+
+@pytest.mark.parametrize("workload", [sizes()[3], sizes()[-1]], ids=lambda workload: workload.name)
+async def test_large_requests_and_answers_arrive_whole(workload: Workload) -> None:
+    async with upstream() as port:
+        assert (await drive(workload, port, 1, 0.0)).samples.total_s
+
+
+def test_requests_and_answers_are_of_the_size_that_they_are_named_for() -> None:
+    bodies = [len(each.request("stub", "key").partition(b"\r\n\r\n")[2]) for each in sizes() if each.body_bytes]
+    answers = [len(each.answer) for each in sizes() if each.answer and not each.body_bytes]
+    assert bodies == [1000, 10_000, 100_000, 1_000_000]
+    assert answers == [1000, 10_000, 100_000, 1_000_000, 10_000_000]
 
 
 async def test_a_paced_stream_takes_its_time() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import profile
-from tests.benchmarks.__main__ import main, parse
+from tests.benchmarks.__main__ import parse, run
 from tests.benchmarks.profile import CouldNotProfile, record
 from tests.benchmarks.targets import Stage
 from tests.benchmarks.workloads import JSON
@@ -13,7 +13,7 @@ from tests.benchmarks.workloads import JSON
 
 def test_a_flame_graph_names_the_functions_of_the_proxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = tmp_path / "json.svg"
-    assert main(["--profile", str(graph), "--quick", "--only", "json"]) == 0
+    run(parse(["--profile", str(graph), "--quick", "--only", "json"]))
     drawn = graph.read_text()
     assert "<svg" in drawn
     assert "oxyy_proxy/steps/" in drawn
