@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -120,7 +121,8 @@ def test_the_policy_snippets_are_a_valid_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("snippet", MAKE, ids=str.strip)
 async def test_make_knows_the_targets_that_are_named(snippet: str) -> None:
-    await run(ROOT, "make", "--dry-run", *snippet.split()[1:])
+    for line in snippet.splitlines():
+        await run(ROOT, "make", "--dry-run", *shlex.split(line)[1:])
 
 
 def test_every_error_code_of_the_program_is_in_the_table() -> None:

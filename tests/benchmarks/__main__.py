@@ -32,7 +32,7 @@ QUICK_PARTS = (*(workload.name for workload in WORKLOADS), "memory", "ready")
 PARTS = (*QUICK_PARTS, "sizes", "growth")
 _FILES = max(map(footprint.descriptors, FULL.streams))
 _SIZES_ROUNDS = 3
-_PROFILED_S = {False: 10, True: 2}
+_PROFILED_S = {False: 10, True: 1}
 _EXAMPLES = """\
 examples:
   python -m tests.benchmarks                              everything; writes tests/evidence/bench.toml
