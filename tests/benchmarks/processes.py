@@ -55,8 +55,10 @@ class Pinned:
         cls, name: str, command: Sequence[str], core: int, folder: Path, environment: Mapping[str, str] | None = None
     ) -> Pinned:
         log = folder / f"{name}.log"
-        # The proxy's own settings in the caller's environment would change what is measured.
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("OXYY_")}
+        # The proxy's own settings in the caller's environment would change what is measured, and a start that compiles
+        # every module is nobody's second one.
+        ours = ("OXYY_", "PYTHONDONTWRITEBYTECODE")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         with log.open("ab") as out:
             began = time.perf_counter()
             popen = subprocess.Popen(
