@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from oxyy_proxy.rules.budget import Reservation, Standing
+from oxyy_proxy.rules.budget import Standing, Watch
 from oxyy_proxy.rules.figures import Snapshot
 from oxyy_proxy.rules.types import Limit, Price, Target, Usage
 
@@ -30,7 +30,9 @@ class Opening(NamedTuple):
     endpoint: str
     model_requested: str
     stream: bool
-    reservations: tuple[Reservation, ...]
+    watch: Watch
+    amounts: tuple[int, ...]
+    """What is held on each limit of `watch`: nano-USD, or a count."""
     hold_nusd: int
     first: Target
 
@@ -99,8 +101,8 @@ class Ledger(Protocol):
         """Whether the last write succeeded."""
         ...
 
-    def open(self, opening: Opening) -> Awaitable[tuple[Standing, ...]]:
-        """Hold on all limits or none, and mark the first attempt as sent. Returns how each limit then stands.
+    def open(self, opening: Opening) -> Awaitable[tuple[int, ...]]:
+        """Hold on all limits or none, and mark the first attempt as sent. Returns what each limit then has left.
         Raises QuotaExceeded or RateLimited; then there is no row."""
         ...
 

@@ -7,19 +7,23 @@ Pure. A `Book` remembers what the running transaction touched, so that it can be
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import compress
+from operator import add
+from typing import Any, NamedTuple
 
 import orjson
 
 from oxyy_proxy.ledger.base import Job, Settlement
-from oxyy_proxy.rules.budget import Standing, Window
+from oxyy_proxy.rules.budget import Standing, Watch, Window
 from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.route import matches
 from oxyy_proxy.rules.types import Limit, Price, Usage
 
 NOTHING_USED = Usage()
 """Of a request whose end says no usage."""
+
+NOTHING_SPENT = Total()
 
 
 class Tried(NamedTuple):
@@ -37,10 +41,9 @@ class Tried(NamedTuple):
 
 class Counter:
     """One limit in one window. `held` is everything that is held, `unresolved` the part of it that no open request
-    holds. `id` is the store's, 0 for `concurrent`, which is kept in memory alone: a restart ends every request.
-    `users`: open requests that hold on it."""
+    holds. `id` is the store's, 0 for `concurrent`, which is kept in memory alone: a restart ends every request."""
 
-    __slots__ = ("cap", "held", "id", "meter", "models", "spent", "unresolved", "users", "window")
+    __slots__ = ("cap", "held", "id", "meter", "models", "spent", "unresolved", "window")
 
     def __init__(
         self,
@@ -60,7 +63,6 @@ class Counter:
         self.spent = spent
         self.unresolved = unresolved
         self.held = unresolved
-        self.users = 0
 
     def standing(self, limit: Limit) -> Standing:
         return Standing(limit, self.window, self.spent, self.held)
@@ -75,74 +77,95 @@ class Counter:
         return tried.worst_nusd if self.meter == "usd" else tried.worst_tokens
 
 
-class Posting(NamedTuple):
-    """What an open request holds on one counter. `limit` is None after a restart, when only the counter is known."""
-
-    counter: Counter
-    limit: Limit | None
-    held: int
+_FIGURE = {"concurrent": 0, "usd": 1, "tokens": 2, "requests": 3}
+"""Where in the figures of `_spent` that of a meter is."""
 
 
-class Closed(NamedTuple):
-    """What an ended request leaves on one counter."""
+class Group:
+    """Counters that a request holds on together."""
 
-    counter: Counter
-    unresolved: int
-    spent: int
+    __slots__ = ("counters", "figures", "ids", "of_all", "under_caps")
+
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self.counters = tuple(counters)
+        self.ids = tuple([counter.id for counter in counters])
+        self.figures = tuple([_FIGURE[counter.meter] for counter in counters])
+        self.of_all = not any(counter.models for counter in counters)
+        """Whether every model counts on each of them."""
+        self.under_caps = False
+        """Whether they know the caps of the watch that this group is of."""
 
 
 class OpenRequest(NamedTuple):
     """An open row. `head` is its first columns: request_id, started_ms, team, key_id, cost_center, tag, endpoint,
-    model_requested. The last of `attempts` runs, unless it made a job: then `job_id` is set, and that one runs."""
+    model_requested, stream. `held` is what is held on each counter of `group`. The last of `attempts` runs, unless it
+    made a job: then `job_id` is set, and that one runs. `watch` is None after a restart, when only counters are known.
+    """
 
     head: tuple[str | int | None, ...]
-    stream: bool
     hold_nusd: int
-    postings: tuple[Posting, ...]
+    group: Group
+    held: tuple[int, ...]
     attempts: tuple[Tried, ...]
+    watch: Watch | None = None
     job_id: str | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.head[0]  # type: ignore[return-value]
 
     def row(self) -> tuple[object, ...]:
         """The columns of `open_requests`."""
-        return (*self.head, self.stream, self.hold_nusd, held_json(self.postings), attempts_json(self.attempts))
+        return (*self.head, self.hold_nusd, held_json(self), attempts_json(self.attempts))
 
     def total_key(self, model: str) -> TotalKey:
-        _, _, team, _, cost_center, _, endpoint, _ = self.head
-        return TotalKey(str(team), str(cost_center), model, str(endpoint))
+        _, _, team, _, cost_center, _, endpoint, *_ = self.head
+        return TotalKey(team, cost_center, model, endpoint)  # type: ignore[arg-type]
 
 
-def closed_postings(request: OpenRequest, ambiguous: Sequence[Tried], end: Settlement) -> list[Closed]:
-    """What a request that ends leaves: what stays held for its ambiguous attempts, and what it spent."""
-    left = []
-    for counter, _, _ in request.postings:
-        kept = sum(counter.kept_for(tried) for tried in ambiguous) if ambiguous else 0
-        left.append(Closed(counter, kept, _spent(counter, request, end)))
-    return left
+def kept(request: OpenRequest, ambiguous: Sequence[Tried]) -> tuple[int, ...]:
+    """What stays held for those attempts on each counter of a request."""
+    if not ambiguous:
+        return (0,) * len(request.held)
+    return tuple([sum([counter.kept_for(tried) for tried in ambiguous]) for counter in request.group.counters])
 
 
-def _spent(counter: Counter, request: OpenRequest, end: Settlement) -> int:
+def spent(request: OpenRequest, end: Settlement) -> tuple[int, ...]:
+    """What a request that ends spent on each of its counters."""
+    group = request.group
+    served, sent = end.model_served, int(end.sent and bool(request.attempts))
+    cost, tokens = (0, 0) if served is None else (end.cost_nusd, end.usage.tokens if end.usage else 0)
+    figures = (0, cost, tokens, sent)
+    if group.of_all:
+        return tuple([figures[n] for n in group.figures])
+    return tuple(
+        [
+            figures[n] if _counts(counter, request, served) else 0
+            for n, counter in zip(group.figures, group.counters, strict=True)
+        ]
+    )
+
+
+def _counts(counter: Counter, request: OpenRequest, served: str | None) -> bool:
+    """Whether the models of a request count: each that was tried counts as a request."""
     if counter.meter == "requests":
-        return int(end.sent and any(counter.covers(tried.model) for tried in request.attempts))
-    if end.model_served is None or not counter.covers(end.model_served):
-        return 0
-    if counter.meter == "usd":
-        return end.cost_nusd
-    if counter.meter == "tokens" and end.usage is not None:
-        return end.usage.tokens
-    return 0
+        return any(counter.covers(tried.model) for tried in request.attempts)
+    return served is not None and counter.covers(served)
 
 
-def held_json(postings: Iterable[Posting]) -> str:
+def held_json(request: OpenRequest) -> str:
     """`[[counter id, held], …]`, without counters that are kept in memory alone."""
-    return orjson.dumps([(p.counter.id, p.held) for p in postings if p.counter.id]).decode()
+    ids = request.group.ids
+    return orjson.dumps(list(compress(zip(ids, request.held, strict=True), ids))).decode()
 
 
-def closed_json(postings: Iterable[Closed]) -> str:
+def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -> str:
     """`[[counter id, unresolved, spent], …]`, without counters that are kept in memory alone."""
-    return orjson.dumps([(p.counter.id, p.unresolved, p.spent) for p in postings if p.counter.id]).decode()
+    ids = group.ids
+    return orjson.dumps(list(compress(zip(ids, unresolved, spent, strict=True), ids))).decode()
 
 
-def attempts_json(attempts: Iterable[Tried]) -> str:
+def attempts_json(attempts: Sequence[Tried]) -> str:
     return orjson.dumps([tuple(tried) for tried in attempts]).decode()
 
 
@@ -167,10 +190,12 @@ def job_of_row(job_id: str, request_id: str, team: str, submitted_ms: int, terms
 
 class Book:
     """The state of a ledger's writer between transactions. Readers outside look; all changes go through the methods,
-    which remember what was there before and what must be written."""
+    which remember how to put back what was there before, and what must be written."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, int], Counter] = {}
+        self.groups: dict[Watch, Group] = {}
+        """Found for a watch; may be forgotten at any time."""
         self.open: dict[str, OpenRequest] = {}
         self.parked: set[str] = set()
         """The open requests that wait for their job, and not for an answer."""
@@ -179,93 +204,122 @@ class Book:
         self.reopened: dict[str, tuple[object, ...]] = {}
         """By request: of two changes in one transaction the second counts."""
         self.ended: list[tuple[object, ...]] = []
-        self._before: dict[Counter, tuple[int, int, int, int, int]] = {}
-        self._open_before: dict[str, OpenRequest | None] = {}
-        self._totals_before: dict[TotalKey, Total | None] = {}
-        self._added: list[tuple[str, int]] = []
+        self._to_undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._changed: set[Counter] = set()
+        self._changed_totals: set[TotalKey] = set()
 
     def changed_counters(self) -> list[tuple[int, int, int, int]]:
-        """(spent, unresolved, cap, id) of the counters whose row is no longer right. What open requests hold is in
+        """(spent, unresolved, cap, id) of the counters whose row may be no longer right. What open requests hold is in
         their own rows."""
-        return [
-            (counter.spent, counter.unresolved, counter.cap, counter.id)
-            for counter, (spent, unresolved, _, _, cap) in self._before.items()
-            if counter.id and (counter.spent, counter.unresolved, counter.cap) != (spent, unresolved, cap)
-        ]
+        return [(counter.spent, counter.unresolved, counter.cap, counter.id) for counter in self._changed if counter.id]
 
     def changed_totals(self) -> list[tuple[object, ...]]:
-        return [(*key, *self.totals[key]) for key in self._totals_before]
+        return [(*key, *self.totals[key]) for key in self._changed_totals]
 
     def add_counter(self, key: tuple[str, int], counter: Counter) -> None:
         self.counters[key] = counter
-        self._added.append(key)
+        self._to_undo.append((self._remove_counter, (key,)))
 
-    def _touch(self, counter: Counter) -> None:
-        if counter not in self._before:
-            self._before[counter] = (counter.spent, counter.unresolved, counter.held, counter.users, counter.cap)
+    def _remove_counter(self, key: tuple[str, int]) -> None:
+        self.counters.pop(key, None)
 
-    def hold(self, counter: Counter, amount: int, cap: int) -> None:
-        """One more request holds `amount`; the cap under which it did so is remembered."""
-        self._touch(counter)
-        counter.held += amount
-        counter.users += 1
-        counter.cap = max(counter.cap, cap)
+    def begin(self, request: OpenRequest) -> None:
+        """One more request is open and holds."""
+        for counter, amount in zip(request.group.counters, request.held, strict=True):
+            counter.held += amount
+        self._to_undo.append((self._forget, (request, self.open.get(request.request_id))))
+        self._put(request)
+
+    def _forget(self, request: OpenRequest, was: OpenRequest | None) -> None:
+        for counter, amount in zip(request.group.counters, request.held, strict=True):
+            counter.held -= amount
+        if was is None:
+            del self.open[request.request_id]
+        else:  # a defect: it was open already
+            self._put(was)
+
+    def raise_cap(self, counter: Counter, cap: int) -> None:
+        """A hold was made under this cap; the highest is remembered."""
+        if cap > counter.cap:
+            self._to_undo.append((setattr, (counter, "cap", counter.cap)))
+            counter.cap = cap
+            self._changed.add(counter)
 
     def hold_more(self, counter: Counter, amount: int) -> None:
-        self._touch(counter)
+        """Or less, where `amount` is negative."""
+        self._to_undo.append((setattr, (counter, "held", counter.held)))
         counter.held += amount
 
-    def release(self, posting: Posting, left: Closed) -> None:
-        """A request ends: what it held is given back, save what it leaves."""
-        counter = posting.counter
-        self._touch(counter)
-        counter.held += left.unresolved - posting.held
-        counter.unresolved += left.unresolved
-        counter.spent += left.spent
-        counter.users -= 1
+    def change(self, request: OpenRequest) -> None:
+        """What is known of an open request is now this. What it holds has been changed."""
+        self._to_undo.append((self._put, (self.open[request.request_id],)))
+        self._put(request)
 
-    def set_open(self, request_id: str, request: OpenRequest | None) -> None:
-        self._open_before.setdefault(request_id, self.open.get(request_id))
-        if request is None:
-            self.open.pop(request_id, None)
-            self.parked.discard(request_id)
-        else:
-            self.open[request_id] = request
-            if request.job_id is not None:
-                self.parked.add(request_id)
+    def _put(self, request: OpenRequest) -> None:
+        self.open[request.request_id] = request
+        if request.job_id is not None:
+            self.parked.add(request.request_id)
+
+    def end(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
+        """A request ends: what it held on each counter is given back, save what it leaves."""
+        group = request.group
+        for counter, held, kept, cost in zip(group.counters, request.held, unresolved, spent, strict=True):
+            counter.held += kept - held
+            counter.unresolved += kept
+            counter.spent += cost
+        self._changed.update(group.counters)
+        del self.open[request.request_id]
+        self.parked.discard(request.request_id)
+        self._to_undo.append((self._resume, (request, unresolved, spent)))
+
+    def _resume(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
+        for counter, held, kept, cost in zip(request.group.counters, request.held, unresolved, spent, strict=True):
+            counter.held -= kept - held
+            counter.unresolved -= kept
+            counter.spent -= cost
+        self._put(request)
 
     def add_to_totals(self, key: TotalKey, end: Settlement) -> None:
-        was = self.totals.get(key)
-        self._totals_before.setdefault(key, was)
-        cost, tokens_in, cached, tokens_out, estimated, unresolved, images, video_ms, audio_ms, chars = was or Total()
         usage = end.usage or NOTHING_USED
-        self.totals[key] = Total(
-            cost + end.cost_nusd,
-            tokens_in + usage.input_tokens,
-            cached + usage.cached_input_tokens,
-            tokens_out + usage.output_tokens,
-            estimated + (usage.source == "estimated"),
-            unresolved + (end.state == "unresolved"),
-            images + usage.images,
-            video_ms + usage.video_ms,
-            audio_ms + usage.audio_ms,
-            chars + usage.characters,
+        more = (
+            end.cost_nusd,
+            usage.input_tokens,
+            usage.cached_input_tokens,
+            usage.output_tokens,
+            usage.source == "estimated",
+            end.state == "unresolved",
+            usage.images,
+            usage.video_ms,
+            usage.audio_ms,
+            usage.characters,
         )
+        was = self.totals.get(key)
+        self._to_undo.append((self._put_total, (key, was)))
+        self._changed_totals.add(key)
+        self.totals[key] = Total._make(map(add, was or NOTHING_SPENT, more))
+
+    def _put_total(self, key: TotalKey, total: Total | None) -> None:
+        if total is None:
+            del self.totals[key]
+        else:
+            self.totals[key] = total
 
     def drop_past_counters(self, now: int) -> None:
         """Forget counters of ended windows that no open request holds on and that are not about to be written; the
         store has them."""
+        held_on = self._changed.union(*[request.group.counters for request in self.open.values()])
         self.counters = {
             key: counter
             for key, counter in self.counters.items()
-            if counter.users or counter.window.end > now or not counter.id or counter in self._before
+            if counter.window.end > now or not counter.id or counter in held_on
         }
+        self.groups.clear()
 
     def commit(self) -> None:
         """What was touched is durable."""
-        for touched in (self._before, self._open_before, self._totals_before):
-            touched.clear()
-        self._added.clear()
+        self._to_undo.clear()
+        self._changed.clear()
+        self._changed_totals.clear()
         self.written()
 
     def written(self) -> None:
@@ -276,19 +330,8 @@ class Book:
 
     def undo(self) -> None:
         """Put back what the transaction touched."""
-        for counter, was in self._before.items():
-            counter.spent, counter.unresolved, counter.held, counter.users, counter.cap = was
-        for request_id, request in self._open_before.items():
-            if request is None:
-                self.open.pop(request_id, None)
-            else:
-                self.open[request_id] = request
+        for undo, arguments in reversed(self._to_undo):
+            undo(*arguments)
         self.parked = {request_id for request_id, request in self.open.items() if request.job_id is not None}
-        for key, total in self._totals_before.items():
-            if total is None:
-                self.totals.pop(key, None)
-            else:
-                self.totals[key] = total
-        for added in self._added:
-            self.counters.pop(added, None)
+        self.groups.clear()
         self.commit()

@@ -28,10 +28,10 @@ from oxyy_proxy.ledger.base import (
     Recovered,
     Settlement,
 )
-from oxyy_proxy.ledger.book import Book, Counter, job_of_row, job_row
+from oxyy_proxy.ledger.book import Book, Counter, Group, job_of_row, job_row
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules import budget
-from oxyy_proxy.rules.budget import Standing, Window
+from oxyy_proxy.rules.budget import Standing, Watch, Window
 from oxyy_proxy.rules.figures import Snapshot
 from oxyy_proxy.rules.requestid import first_id_at
 from oxyy_proxy.rules.types import Limit, Target
@@ -48,6 +48,7 @@ GATHER_S = 0.001
 of them to share it: a commit costs more than all that it carries. Otherwise nobody waits."""
 
 _COUNTERS_KEPT = 4096
+_GROUPS_KEPT = 1024
 
 LONGEST_BODY_S = 3600
 """A request id is made when its head comes, the hold when its body is there: at most this much later."""
@@ -86,7 +87,7 @@ class SqliteLedger:
 
     # --- the verbs, called on the event loop -------------------------------------------------------------------
 
-    def open(self, opening: Opening) -> Awaitable[tuple[Standing, ...]]:
+    def open(self, opening: Opening) -> Awaitable[tuple[int, ...]]:
         return self._submit(self._do_open, opening)
 
     def next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> Awaitable[None]:
@@ -165,7 +166,7 @@ class SqliteLedger:
             with self._transaction():
                 if not self.writable:
                     self._probe()
-                results = [_result(verb, arguments) for _, verb, arguments, _ in batch]
+                results = [(waiter, _result(verb, arguments)) for waiter, verb, arguments, _ in batch]
                 self._flush()
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
             self._book.undo()
@@ -181,7 +182,7 @@ class SqliteLedger:
         else:
             self.writable = True
             self._book.commit()
-            self._tell([(item[0], result) for item, result in zip(batch, results, strict=True)])
+            self._tell(results)
             self._on_commit(time.perf_counter() - started)
 
     def _cannot_write(self, batch: list[_Waiting]) -> None:
@@ -211,21 +212,32 @@ class SqliteLedger:
 
     def _flush(self) -> None:
         """Write what the verbs of this transaction noted: each row, counter and total once."""
-        db, book = self._db, self._book
-        for statement, rows in (
-            (schema.INSERT_OPEN, book.opened),
-            (schema.UPDATE_OPEN, list(book.reopened.values())),
-            (schema.DELETE_OPEN, [row[:1] for row in book.ended]),
-            (schema.INSERT_ENDED, book.ended),
-            (schema.UPDATE_COUNTER, book.changed_counters()),
-            (schema.UPSERT_TOTAL, book.changed_totals()),
-        ):
-            for start in range(0, len(rows), schema.MOST_ROWS):
-                some = rows[start : start + schema.MOST_ROWS]
-                db.execute(schema.for_rows(statement, len(some), len(some[0])), tuple(chain.from_iterable(some)))
+        book = self._book
+        if book.opened:
+            self._write(schema.INSERT_OPEN, book.opened)
+        if book.reopened:
+            self._write(schema.UPDATE_OPEN, list(book.reopened.values()))
+        if book.ended:
+            self._write(schema.DELETE_OPEN, [row[:1] for row in book.ended])
+            self._write(schema.INSERT_ENDED, book.ended)
+        self._write(schema.UPDATE_COUNTER, book.changed_counters())
+        self._write(schema.UPSERT_TOTAL, book.changed_totals())
         book.written()
 
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        for start in range(0, len(rows), schema.MOST_ROWS):
+            some = rows[start : start + schema.MOST_ROWS]
+            text = schema.for_rows(statement, len(some), len(some[0]))
+            self._db.execute(text, tuple(chain.from_iterable(some)))
+
     # --- counters ----------------------------------------------------------------------------------------------
+
+    def _group(self, watch: Watch) -> Group:
+        group = Group([self._counter(*one) for one in zip(watch.limits, watch.windows, strict=True)])
+        if len(self._book.groups) >= _GROUPS_KEPT:
+            self._book.groups.clear()
+        self._book.groups[watch] = group
+        return group
 
     def _counter(self, limit: Limit, window: Window) -> Counter:
         """The counter of a limit in a window, made if there is none."""
@@ -280,9 +292,9 @@ class SqliteLedger:
 
     # --- the verbs, run in a transaction -----------------------------------------------------------------------
 
-    def _do_open(self, opening: Opening) -> tuple[Standing, ...]:
-        counters = [self._counter(limit, window) for limit, window, _ in opening.reservations]
-        return verbs.open_request(self._book, opening, counters)
+    def _do_open(self, opening: Opening) -> tuple[int, ...]:
+        group = self._book.groups.get(opening.watch) or self._group(opening.watch)
+        return verbs.open_request(self._book, opening, group)
 
     def _do_standings(self, limits: Sequence[Limit], now: float) -> tuple[Standing, ...]:
         return tuple([self._looked_at(limit, now).standing(limit) for limit in limits])

@@ -8,7 +8,7 @@ from typing import Literal
 
 from oxyy_proxy.ledger import schema, verbs
 from oxyy_proxy.ledger.base import AttemptEnd, Recovered, Settlement
-from oxyy_proxy.ledger.book import Book, Counter, OpenRequest, Posting, Tried
+from oxyy_proxy.ledger.book import Book, Counter, Group, OpenRequest, Tried
 from oxyy_proxy.rules.budget import Window
 from oxyy_proxy.rules.figures import Total, TotalKey
 
@@ -24,23 +24,19 @@ def recover(db: sqlite3.Connection, book: Book, now: float) -> Recovered:
     `book`, to be written."""
     counters: dict[int, Counter] = {}
     found = {"unresolved": 0, "voided": 0, "running": 0}
-    for *head, stream, hold_nusd, postings, attempts, job_id in db.execute(schema.SELECT_LEFT_OPEN).fetchall():
-        request_id = head[0]
-        held = tuple(
-            Posting(_counter(db, book, counters, counter_id), None, amount)
-            for counter_id, amount in json.loads(postings)
-        )
-        for counter, _, amount in held:
-            book.hold(counter, amount, 0)
+    for *head, hold_nusd, postings, attempts, job_id in db.execute(schema.SELECT_LEFT_OPEN).fetchall():
+        posted = json.loads(postings)
+        group = Group([_counter(db, book, counters, counter_id) for counter_id, _ in posted])
+        held = tuple([amount for _, amount in posted])
         tried = tuple(Tried(*attempt) for attempt in json.loads(attempts))
-        book.set_open(request_id, OpenRequest(tuple(head), bool(stream), hold_nusd, held, tried, job_id))
+        book.begin(OpenRequest(tuple(head), hold_nusd, group, held, tried, job_id=job_id))
         if job_id is not None:
             found["running"] += 1
             continue
         state: Literal["unresolved", "voided"] = "unresolved" if tried else "voided"
         found[state] += 1
         last = AttemptEnd("ambiguous", "proxy_died")
-        verbs.settle(book, Settlement(request_id, now, state, 0, last, error_code="proxy_died", sent=bool(tried)))
+        verbs.settle(book, Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried)))
     return Recovered(**found)
 
 

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import add, gt
 
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.ledger.book import (
     NOTHING_USED,
     Book,
-    Closed,
-    Counter,
+    Group,
     OpenRequest,
-    Posting,
     Tried,
     attempts_json,
     closed_json,
-    closed_postings,
     held_json,
+    kept,
+    spent,
 )
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing
-from oxyy_proxy.rules.types import Target
+from oxyy_proxy.rules.types import Limit, Target
 
 
-def open_request(book: Book, opening: Opening, counters: Sequence[Counter]) -> tuple[Standing, ...]:
-    """Hold on all `counters`, those of the opening's reservations in their order, or on none. Raises QuotaExceeded or
+def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
+    """Hold on all counters of `group`, those of the opening's watch in its order, or on none. Raises QuotaExceeded or
     RateLimited."""
-    reservations = zip(counters, opening.reservations, strict=True)
-    held = [(counter, limit, amount) for counter, (limit, _, amount) in reservations]
-    for counter, limit, amount in held:
-        if amount and amount > limit.cap - counter.spent - counter.held:
-            asked = ((counter.standing(limit), amount) for counter, limit, amount in held)
-            raise budget.refusal(asked, opening.started_at) or AssertionError("a full limit that has room")
-    for counter, limit, amount in held:
-        book.hold(counter, amount, limit.cap)
+    limits, amounts = opening.watch.limits, opening.amounts
+    left = [
+        limit.cap - counter.spent - counter.held - amount
+        for limit, counter, amount in zip(limits, group.counters, amounts, strict=True)
+    ]
+    if left and min(left) < 0:
+        refused = budget.refusal(_asked(limits, group, amounts), opening.started_at)
+        if refused is not None:
+            raise refused
+        left = [max(0, what) for what in left]  # nothing is asked of those that are overdrawn
+    if not group.under_caps:
+        for counter, limit in zip(group.counters, limits, strict=True):
+            book.raise_cap(counter, limit.cap)
+        group.under_caps = True
     started_ms = int(opening.started_at * 1000)
     first = opening.first
     request = OpenRequest(
-        (
-            opening.request_id,
-            started_ms,
-            opening.team,
-            opening.key_id,
-            opening.cost_center,
-            opening.tag,
-            opening.endpoint,
-            opening.model_requested,
-        ),
-        opening.stream,
+        (opening.request_id, started_ms, *opening[2:9]),
         opening.hold_nusd,
-        tuple([Posting(*one) for one in held]),
+        group,
+        amounts,
         (Tried(first.model.name, first.worst_nusd, first.worst_tokens, started_ms),),
+        opening.watch,
     )
     book.opened.append(request.row())
-    book.set_open(opening.request_id, request)
-    return tuple([counter.standing(limit) for counter, limit, _ in held])
+    book.begin(request)
+    return tuple(left)
+
+
+def _asked(limits: Sequence[Limit], group: Group, amounts: Sequence[int]) -> Iterator[tuple[Standing, int]]:
+    """How each limit stands, with what is asked of it, where anything is."""
+    for limit, counter, amount in zip(limits, group.counters, amounts, strict=True):
+        if amount:
+            yield counter.standing(limit), amount
 
 
 def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Target, at: float) -> None:
@@ -62,24 +67,23 @@ def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Targ
     that an ambiguous end needs."""
     request = book.open[request_id]
     running, at_ms = request.attempts[-1], int(at * 1000)
-    postings, hold_nusd = request.postings, request.hold_nusd
+    held, hold_nusd = request.held, request.hold_nusd
     if ended.outcome == "ambiguous":
-        more = [posting.counter.kept_for(running) for posting in postings]
-        pairs = list(zip(postings, more, strict=True))
-        asked = ((p.counter.standing(p.limit), amount) for p, amount in pairs if p.limit is not None and amount)
-        refused = budget.refusal(asked, at)
-        if refused is not None:
-            raise refused
-        for posting, amount in pairs:
-            book.hold_more(posting.counter, amount)
-        postings = tuple(posting._replace(held=posting.held + amount) for posting, amount in pairs)
+        more = kept(request, [running])
+        if request.watch is not None:
+            refused = budget.refusal(_asked(request.watch.limits, request.group, more), at)
+            if refused is not None:
+                raise refused
+        for counter, amount in zip(request.group.counters, more, strict=True):
+            book.hold_more(counter, amount)
+        held = tuple(map(add, held, more))
         hold_nusd += running.worst_nusd
     attempts = (
         *request.attempts[:-1],
         _ended(running, ended, at_ms),
         Tried(following.model.name, following.worst_nusd, following.worst_tokens, at_ms),
     )
-    _reopen(book, request_id, request._replace(hold_nusd=hold_nusd, postings=postings, attempts=attempts))
+    _reopen(book, request._replace(hold_nusd=hold_nusd, held=held, attempts=attempts))
 
 
 def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
@@ -88,26 +92,30 @@ def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
     request = book.open.get(job.request_id)
     if request is None or request.job_id is not None:
         return False
-    kept = []
-    for posting in request.postings:
-        if posting.counter.meter == "concurrent":
-            book.release(posting, Closed(posting.counter, 0, 0))
+    counters, held = [], []
+    for counter, amount in zip(request.group.counters, request.held, strict=True):
+        if counter.meter == "concurrent":
+            book.hold_more(counter, -amount)
         else:
-            kept.append(posting)
+            counters.append(counter)
+            held.append(amount)
     attempts = (*request.attempts[:-1], _ended(request.attempts[-1], ended, round(job.submitted_at * 1000)))
-    _reopen(book, job.request_id, request._replace(postings=tuple(kept), attempts=attempts, job_id=job.job_id))
+    changed = request._replace(
+        group=Group(counters), held=tuple(held), attempts=attempts, watch=None, job_id=job.job_id
+    )
+    _reopen(book, changed)
     return True
 
 
-def _reopen(book: Book, request_id: str, request: OpenRequest) -> None:
+def _reopen(book: Book, request: OpenRequest) -> None:
     """An open request has changed."""
-    book.reopened[request_id] = (
+    book.reopened[request.request_id] = (
         request.hold_nusd,
-        held_json(request.postings),
+        held_json(request),
         attempts_json(request.attempts),
-        request_id,
+        request.request_id,
     )
-    book.set_open(request_id, request)
+    book.change(request)
 
 
 def settle(book: Book, end: Settlement) -> None:
@@ -122,21 +130,23 @@ def settle(book: Book, end: Settlement) -> None:
         attempts = (*attempts[:-1], _ended(attempts[-1], end.last, finished_ms))
     ambiguous = [tried for tried in attempts if tried.outcome == "ambiguous"]
     unresolved_nusd = sum([tried.worst_nusd for tried in ambiguous])
-    left = closed_postings(request, ambiguous, end)
-    overrun = end.cost_nusd + unresolved_nusd > request.hold_nusd
-    for posting, closed in zip(request.postings, left, strict=True):
-        book.release(posting, closed)
-        overrun = overrun or closed.spent + closed.unresolved > posting.held
+    unresolved, charged = kept(request, ambiguous), spent(request, end)
+    overrun = end.cost_nusd + unresolved_nusd > request.hold_nusd or any(
+        map(gt, map(add, unresolved, charged), request.held)
+    )
+    book.end(request, unresolved, charged)
     usage = end.usage or NOTHING_USED
+    request_id, started_ms, *who, stream = request.head
     book.ended.append(
         (
-            *request.head[:2],
+            request_id,
+            started_ms,
             finished_ms,
-            *request.head[2:],
+            *who,
             end.model_served,
             end.state,
             end.status,
-            request.stream,
+            stream,
             usage.input_tokens,
             usage.cached_input_tokens,
             usage.output_tokens,
@@ -150,11 +160,10 @@ def settle(book: Book, end: Settlement) -> None:
             usage.source if end.usage else None,
             overrun,
             end.error_code,
-            closed_json(left),
+            closed_json(request.group, unresolved, charged),
             attempts_json(attempts),
         )
     )
-    book.set_open(end.request_id, None)
     if end.state != "voided":
         book.add_to_totals(request.total_key(end.model_served or attempts[-1].model), end)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from math import ceil
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from oxyy_proxy.errors import ProxyError, QuotaExceeded, RateLimited
 from oxyy_proxy.rules.price import usd
 from oxyy_proxy.rules.route import matches
-from oxyy_proxy.rules.types import Limit, Per, Plan, Policy, Principal, Target
+from oxyy_proxy.rules.types import Limit, Meter, Per, Plan, Policy, Principal, Target
 
 RATE_RETRY_AFTER_S = 60
 """The longest Retry-After of a rate limit: SDKs give up on, or ignore, longer ones."""
@@ -28,12 +29,19 @@ ALWAYS = Window(0, 0)
 """The window of `concurrent`, which knows no calendar."""
 
 
-class Reservation(NamedTuple):
-    """What one request holds on one limit: nano-USD, or a count."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """The limits that watch a request, each in its window. For the same limits and models it is the same object within
+    a minute, and equal to itself alone: what is found for it may be kept by it."""
 
-    limit: Limit
-    window: Window
-    amount: int
+    limits: tuple[Limit, ...]
+    windows: tuple[Window, ...]
+    by_meter: tuple[tuple[Meter, tuple[int, ...]], ...]
+    """Each meter with the positions of its limits."""
+    covered: tuple[tuple[int, ...], ...]
+    """Positions of targets in the chain: each set that a limit covers."""
+    worsts: tuple[int, ...]
+    """Of each limit, which figure of `_worsts` it holds."""
 
 
 class Standing(NamedTuple):
@@ -91,27 +99,67 @@ def covers(limit: Limit, model: str) -> bool:
     return not limit.models or matches(limit.models, model)
 
 
-def reservations(plan: Plan, now: float) -> tuple[Reservation, ...]:
-    """What the plan must hold on each of its limits: the worst over the chain, as one target answers in the end."""
-    everything = _worst(plan.targets)
-    found = []
+def reservations(plan: Plan, now: float) -> tuple[Watch, tuple[int, ...]]:
+    """What the plan must hold on each of its limits, nano-USD or a count: the worst over the chain, as one target
+    answers in the end. Limits that cover no target are not held on."""
+    watch = _watch(plan, int(now // 60))
+    worsts = _worsts(watch, plan.targets)
+    return watch, tuple([worsts[figure] for figure in watch.worsts])
+
+
+_WATCHES_KEPT = 4096
+_watches: dict[tuple[object, ...], tuple[int, tuple[Limit, ...], Watch]] = {}
+"""By identity of the limits, as to compare them takes longer than all that is kept; an entry holds on to its limits, so
+that no others can take their place. With the minute, as every window begins on a whole one of UTC."""
+
+
+def _watch(plan: Plan, minute: int) -> Watch:
+    key = (id(plan.limits), *[target.model.name for target in plan.targets])
+    kept = _watches.get(key)
+    if kept is not None and kept[0] == minute:
+        return kept[2]
+    if len(_watches) >= _WATCHES_KEPT:
+        _watches.clear()
+    watch = _watched(plan, minute * 60)
+    _watches[key] = (minute, plan.limits, watch)
+    return watch
+
+
+def _watched(plan: Plan, now: int) -> Watch:
+    limits: list[Limit] = []
+    worsts: list[int] = []
+    groups: list[tuple[int, ...]] = []
+    by_meter: dict[Meter, list[int]] = {}
     for limit in plan.limits:
-        worst = everything
-        if limit.models:
-            watched = [target for target in plan.targets if covers(limit, target.model.name)]
-            if not watched:
-                continue
-            worst = _worst(watched)
-        found.append(Reservation(limit, window(limit, now), worst.get(limit.meter, 1)))
-    return tuple(found)
+        covered = tuple([n for n, target in enumerate(plan.targets) if covers(limit, target.model.name)])
+        if not covered:
+            continue
+        if covered not in groups:
+            groups.append(covered)
+        by_meter.setdefault(limit.meter, []).append(len(limits))
+        limits.append(limit)
+        worsts.append(_FIGURE[limit.meter] and _FIGURE[limit.meter] + 2 * groups.index(covered))
+    return Watch(
+        tuple(limits),
+        tuple([window(limit, now) for limit in limits]),
+        tuple([(meter, tuple(places)) for meter, places in by_meter.items()]),
+        tuple(groups),
+        tuple(worsts),
+    )
 
 
-def _worst(targets: Sequence[Target]) -> dict[str, int]:
-    """What to hold by meter for those targets; the other meters count requests."""
-    return {
-        "usd": max([target.worst_nusd for target in targets]),
-        "tokens": max([target.worst_tokens for target in targets]),
-    }
+_FIGURE: dict[Meter, int] = {"concurrent": 0, "requests": 0, "usd": 1, "tokens": 2}
+"""Where in `_worsts` what a meter holds for the first set of targets is."""
+
+
+def _worsts(watch: Watch, targets: Sequence[Target]) -> Sequence[int]:
+    """One, for the meters that count requests; then the worst nano-USD and tokens of each set of targets."""
+    if len(targets) == 1:
+        return 1, targets[0].worst_nusd, targets[0].worst_tokens
+    worsts = [1]
+    for covered in watch.covered:
+        worsts += max([targets[n].worst_nusd for n in covered]), max([targets[n].worst_tokens for n in covered])
+    return worsts
 
 
 def refusal(asked: Iterable[tuple[Standing, int]], now: float) -> ProxyError | None:
@@ -159,6 +207,7 @@ def _amount(limit: Limit, value: int) -> str:
     return f"${usd(value)}" if limit.meter == "usd" else f"{value} {limit.meter}"
 
 
+@lru_cache(maxsize=4096)
 def duration(seconds: int) -> str:
     """Seconds as OpenAI's rate-limit headers write them: `1s`, `6m0s`, `2h0m5s`."""
     hours, rest = divmod(seconds, 3600)
@@ -168,11 +217,9 @@ def duration(seconds: int) -> str:
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
 
 
-def tightest(standings: Iterable[Standing]) -> dict[str, Standing]:
-    """Of each meter, the limit that has the least left."""
-    found: dict[str, Standing] = {}
-    for standing in standings:
-        meter = standing.limit.meter
-        if meter not in found or standing.remaining < found[meter].remaining:
-            found[meter] = standing
-    return found
+def tightest(watch: Watch, remaining: Sequence[int]) -> list[tuple[Meter, int]]:
+    """Of each meter, the position of the limit that has the least left. `remaining`: what each limit has left."""
+    return [
+        (meter, places[0] if len(places) == 1 else min(places, key=remaining.__getitem__))
+        for meter, places in watch.by_meter
+    ]

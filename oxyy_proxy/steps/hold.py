@@ -55,22 +55,26 @@ class Hold:
         x, plan, principal = self._exchange, self._call.plan, self._call.principal
         # Windows and the row's time are of this instant: a body may have taken long to come.
         now = self._services.clock()
+        watch, amounts = reservations(plan, now)
+        # By position, as names cost half a microsecond more: in the order of the fields.
         opening = Opening(
-            request_id=x.request_id,
-            started_at=now,
-            team=principal.team.name,
-            key_id=principal.key.id,
-            cost_center=principal.team.cost_center,
-            tag=x.tag,
-            endpoint=self._call.endpoint.name,
-            model_requested=plan.model_requested,
-            stream=self._call.ask.stream,
-            reservations=reservations(plan, now),
-            hold_nusd=max(target.worst_nusd for target in plan.targets),
-            first=self._target,
+            x.request_id,
+            now,
+            principal.team.name,
+            principal.key.id,
+            principal.team.cost_center,
+            x.tag,
+            self._call.endpoint.name,
+            plan.model_requested,
+            self._call.ask.stream,
+            watch,
+            amounts,
+            max([target.worst_nusd for target in plan.targets]),
+            self._target,
         )
         try:
-            x.standings = await self._services.ledger.open(opening)
+            x.remaining = await self._services.ledger.open(opening)
+            x.watch = watch
         except BaseException as error:
             self._services.health.ended(self._target.model.name, "nothing", x.policy)
             if isinstance(error, asyncio.CancelledError):

@@ -27,6 +27,12 @@ BEHIND_BYTES = 32 * 1024
 """Bytes that a client has not taken yet, at which it is waited for."""
 
 
+_RATE_HEADERS = {
+    meter: tuple([f"x-ratelimit-{what}-{meter}" for what in ("limit", "remaining", "reset")])
+    for meter in ("tokens", "requests")
+}
+
+
 async def relay(
     services: Services, x: Exchange, call: Call, hold: Hold, answered: Answered, request: web.BaseRequest
 ) -> web.StreamResponse:
@@ -89,14 +95,16 @@ def answer_headers(x: Exchange) -> dict[str, str]:
         headers["x-oxyy-model"] = x.model_served
     if x.attempts:
         headers["x-oxyy-attempts"] = str(x.attempts)
-    for meter, standing in tightest(x.standings).items():
+    if x.watch is None:
+        return headers
+    for meter, place in tightest(x.watch, x.remaining):
         if meter == "usd":
-            headers["x-oxyy-budget-remaining-usd"] = usd(standing.remaining)
+            headers["x-oxyy-budget-remaining-usd"] = usd(x.remaining[place])
         elif meter != "concurrent":
-            resets_s = max(0, int(standing.window.end - x.started_at))
-            headers[f"x-ratelimit-limit-{meter}"] = str(standing.limit.cap)
-            headers[f"x-ratelimit-remaining-{meter}"] = str(standing.remaining)
-            headers[f"x-ratelimit-reset-{meter}"] = duration(resets_s)
+            limit, remaining, reset = _RATE_HEADERS[meter]
+            headers[limit] = str(x.watch.limits[place].cap)
+            headers[remaining] = str(x.remaining[place])
+            headers[reset] = duration(max(0, int(x.watch.windows[place].end - x.started_at)))
     return headers
 
 

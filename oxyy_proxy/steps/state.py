@@ -14,7 +14,7 @@ from oxyy_proxy.endpoints.base import Ask, Endpoint
 from oxyy_proxy.jobs import Jobs
 from oxyy_proxy.ledger.base import Ledger
 from oxyy_proxy.observe import Log, Metrics
-from oxyy_proxy.rules.budget import Standing
+from oxyy_proxy.rules.budget import Watch
 from oxyy_proxy.rules.types import Plan, Policies, Policy, Principal, Usage
 from oxyy_proxy.steps.health import Health
 from oxyy_proxy.sweep import Sweeper
@@ -76,7 +76,9 @@ class Exchange:
     model_label: str = ""
     """The model that was to be asked first; from the policy, so fit for a metric's label."""
     stream: bool = False
-    standings: tuple[Standing, ...] = ()
+    watch: Watch | None = None
+    remaining: tuple[int, ...] = ()
+    """What each limit of `watch` had left when the request was held for."""
     attempts: int = 0
     model_served: str | None = None
     status: int = 0

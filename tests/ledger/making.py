@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
+from typing import NamedTuple
 
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
-from oxyy_proxy.rules.budget import reservations
+from oxyy_proxy.ledger.book import Book, Counter
+from oxyy_proxy.rules.budget import Window, reservations
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.types import Limit, Meter, Model, Per, Plan, Price, Target, Usage
 
@@ -61,6 +63,7 @@ def opening(
 ) -> Opening:
     """A request to `targets` in order, watched by `limits`; its id is new, and of its time."""
     targets = tuple(targets) or (target(),)
+    watch, amounts = reservations(Plan(targets[0].model.name, targets, tuple(limits)), now)
     return Opening(
         request_id=request_id(now, f"{next(_numbers):016x}"),
         started_at=now,
@@ -71,10 +74,27 @@ def opening(
         endpoint=endpoint,
         model_requested=targets[0].model.name,
         stream=False,
-        reservations=reservations(Plan(targets[0].model.name, targets, tuple(limits)), now),
+        watch=watch,
+        amounts=amounts,
         hold_nusd=max(t.worst_nusd for t in targets),
         first=targets[0],
     )
+
+
+class Reserved(NamedTuple):
+    limit: Limit
+    window: Window
+    amount: int
+
+
+def reserved(opened: Opening) -> list[Reserved]:
+    """What a request holds on each limit that watches it."""
+    return [Reserved(*one) for one in zip(opened.watch.limits, opened.watch.windows, opened.amounts, strict=True)]
+
+
+def users(book: Book, counter: Counter) -> int:
+    """How many open requests hold on a counter."""
+    return sum(counter in request.group.counters for request in book.open.values())
 
 
 def answered(

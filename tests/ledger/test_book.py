@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from oxyy_proxy.ledger.base import Job
 from oxyy_proxy.ledger.book import (
     Book,
-    Closed,
     Counter,
+    Group,
     OpenRequest,
-    Posting,
     Tried,
     attempts_json,
     closed_json,
-    closed_postings,
     held_json,
     job_of_row,
     job_row,
+    kept,
+    spent,
 )
 from oxyy_proxy.rules.budget import ALWAYS, Window
 from oxyy_proxy.rules.figures import Total, TotalKey
@@ -43,13 +43,14 @@ def tried(model: str = "gpt-5", nusd: int = 100, tokens: int = 10) -> Tried:
     return Tried(model, nusd, tokens, 600_000)
 
 
-def request(*postings: Posting) -> OpenRequest:
-    head = (OPENED.request_id, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5")
-    return OpenRequest(head, False, 100, postings, (tried(),))
+def request(*on: tuple[Counter, int], name: str = OPENED.request_id) -> OpenRequest:
+    head = (name, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5", False)
+    group, held = Group([counter for counter, _ in on]), tuple([amount for _, amount in on])
+    return OpenRequest(head, 100, group, held, (tried(),))
 
 
-def figures(of: Counter) -> tuple[int, int, int, int, int]:
-    return of.spent, of.unresolved, of.held, of.users, of.cap
+def figures(of: Counter) -> tuple[int, int, int, int]:
+    return of.spent, of.unresolved, of.held, of.cap
 
 
 class TestArithmetic:
@@ -78,14 +79,16 @@ class TestArithmetic:
         ],
     )
     def test_what_an_end_leaves_on_each_meter(self, meter: str, ended: Any, left: tuple[int, int]) -> None:
-        on = counter(meter, models=("gpt-*",))
-        assert closed_postings(request(Posting(on, limit(), 100)), [], ended) == [Closed(on, *left)]
+        of_some, of_all = request((counter(meter, models=("gpt-*",)), 100)), request((counter(meter), 100))
+        assert (kept(of_some, []), spent(of_some, ended)) == ((left[0],), (left[1],))
+        if ended.model_served != "claude":
+            assert (kept(of_all, []), spent(of_all, ended)) == ((left[0],), (left[1],))
 
     def test_ambiguous_attempts_are_kept_together(self) -> None:
         on, of_claude = counter(), counter(models=("claude",))
-        ended = request(Posting(on, limit(), 300), Posting(of_claude, limit(), 100))
-        kept = [tried(nusd=100), tried("claude", nusd=70)]
-        assert closed_postings(ended, kept, unresolved(OPENED)) == [Closed(on, 170, 0), Closed(of_claude, 70, 0)]
+        ended = request((on, 300), (of_claude, 100))
+        ambiguous = [tried(nusd=100), tried("claude", nusd=70)]
+        assert (kept(ended, ambiguous), spent(ended, unresolved(OPENED))) == ((170, 70), (0, 0))
 
 
 class TestTransactions:
@@ -93,16 +96,19 @@ class TestTransactions:
         """Changes everything that a book has. Returns a counter that is new."""
         added = counter(id=2)
         book.add_counter(("added", 600), added)
-        book.hold(added, 5, 900)
-        book.hold(on, 100, 2000)
+        book.raise_cap(added, 900)
+        book.begin(request((added, 5), (on, 100), name="ending"))
+        book.raise_cap(on, 2000)
         book.hold_more(on, 30)
-        book.release(Posting(on, None, 130), Closed(on, 30, 40))
-        book.hold(on, 7, 10)
-        book.set_open("new", request())
-        book.set_open("running", request()._replace(hold_nusd=1))
-        book.set_open("running", None)
-        book.set_open("filming", None)
-        book.set_open("new job", request()._replace(job_id="job_2"))
+        book.change(request((added, 5), (on, 130), name="ending"))
+        book.end(book.open["ending"], (0, 30), (0, 40))
+        book.begin(request((on, 7), (added, 5), name="new"))
+        book.raise_cap(on, 10)
+        book.change(request(name="running")._replace(hold_nusd=1))
+        book.end(book.open["running"], (), ())
+        book.end(book.open["filming"], (), ())
+        book.begin(request(name="new job"))
+        book.change(request(name="new job")._replace(job_id="job_2"))
         usage = Usage(3, 1, 0, 4, 0, "estimated", images=2, video_ms=8_000, audio_ms=30, characters=6)
         book.add_to_totals(KEY, answered(OPENED, 40, usage))
         book.add_to_totals(KEY._replace(model="new"), unresolved(OPENED))
@@ -111,8 +117,8 @@ class TestTransactions:
     def book(self) -> tuple[Book, Counter]:
         book, on = Book(), counter()
         book.add_counter(("usd", 600), on)
-        book.set_open("running", request())
-        book.set_open("filming", request()._replace(job_id="job_1"))
+        book.begin(request(name="running"))
+        book.begin(request(name="filming")._replace(job_id="job_1"))
         book.add_to_totals(KEY, answered(OPENED, 2, Usage(1, 0, 0, 1)))
         book.commit()
         return book, on
@@ -122,7 +128,7 @@ class TestTransactions:
         before = (figures(on), dict(book.open), set(book.parked), copy.deepcopy(book.totals), list(book.counters))
         for _ in range(2):
             added = self.changed(book, on)
-            assert figures(added) == (50, 20, 25, 1, 1000)
+            assert figures(added) == (50, 20, 25, 1000)
             book.undo()
             assert (figures(on), book.open, book.parked, book.totals, list(book.counters)) == before
             assert book.parked == {"filming"}
@@ -131,8 +137,8 @@ class TestTransactions:
     def test_what_is_committed_stays_and_is_written_once(self) -> None:
         book, on = self.book()
         self.changed(book, on)
-        assert figures(on) == (90, 50, 57, 1, 2000)
-        assert book.changed_counters() == [(90, 50, 2000, 1)]
+        assert figures(on) == (90, 50, 57, 2000)
+        assert sorted(book.changed_counters()) == [(50, 20, 1000, 2), (90, 50, 2000, 1)]
         assert sorted(book.changed_totals()) == [
             (*KEY, 42, 4, 1, 5, 1, 0, 2, 8_000, 30, 6),
             (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 1, 0, 0, 0, 0),
@@ -140,23 +146,25 @@ class TestTransactions:
         book.commit()
         assert (book.changed_counters(), book.changed_totals()) == ([], [])
         book.undo()
-        assert figures(on) == (90, 50, 57, 1, 2000)
+        assert figures(on) == (90, 50, 57, 2000)
         assert sorted(book.open) == ["new", "new job"]
         assert book.parked == {"new job"}
         assert book.totals[KEY] == Total(42, 4, 1, 5, 1, 0, 2, 8_000, 30, 6)
 
     def test_holding_alone_does_not_change_a_counters_row(self) -> None:
         book, on = self.book()
-        book.hold(on, 100, 1000)
+        book.begin(request((on, 100), name="new"))
+        book.raise_cap(on, 1000)
         assert book.changed_counters() == []
-        book.hold(on, 100, 1001)
+        book.raise_cap(on, 1001)
         assert book.changed_counters() == [(50, 20, 1001, 1)]
 
     def test_what_is_kept_in_memory_alone_is_not_written(self) -> None:
         book = Book()
         running = Counter(0, "concurrent", (), ALWAYS, 9)
         book.add_counter(("concurrent", 0), running)
-        book.hold(running, 1, 99)
+        book.begin(request((running, 1)))
+        book.raise_cap(running, 99)
         assert book.changed_counters() == []
         assert running.standing(concurrent(9)).held == 1
 
@@ -172,10 +180,11 @@ def test_only_counters_that_nobody_needs_are_forgotten() -> None:
     }
     for key, each in counters.items():
         book.add_counter(key, each)
-    book.hold(counters["held", 600], 1, 9)
+    book.begin(request((counters["held", 600], 1), name="open"))
     book.commit()
-    book.hold(counters["changed", 600], 1, 9)
-    book.release(Posting(counters["changed", 600], None, 1), Closed(counters["changed", 600], 0, 1))
+    ended = request((counters["changed", 600], 1), name="ended")
+    book.begin(ended)
+    book.end(ended, (0,), (1,))
     book.drop_past_counters(now=659)
     assert len(book.counters) == 5
     book.drop_past_counters(now=660)
@@ -187,10 +196,11 @@ def test_only_counters_that_nobody_needs_are_forgotten() -> None:
 
 def test_rows_name_the_counters_of_the_store_alone() -> None:
     on, running = counter(), counter("concurrent", id=0)
-    assert held_json([Posting(on, limit(), 5), Posting(running, limit(), 1)]) == "[[1,5]]"
-    assert closed_json([Closed(on, 5, 7), Closed(running, 0, 0)]) == "[[1,5,7]]"
+    held = request((on, 5), (running, 1))
+    assert held_json(held) == "[[1,5]]"
+    assert closed_json(held.group, (5, 0), (7, 0)) == "[[1,5,7]]"
     assert attempts_json([tried()]) == '[["gpt-5",100,10,600000,null,null,null,null]]'
-    assert request(Posting(on, limit(), 5)).row()[8:11] == (False, 100, "[[1,5]]")
+    assert request((on, 5)).row()[8:11] == (False, 100, "[[1,5]]")
     assert request().total_key("mini") == KEY._replace(model="mini")
 
 

@@ -54,8 +54,8 @@ class TestHolding:
         await store.ledger.open(opening([budget], [target(900)]))
         with pytest.raises(QuotaExceeded):
             await store.ledger.open(opening([budget], [target(101)]))
-        (found,) = await store.ledger.open(opening([budget], [target(100)]))
-        assert (found.held, found.remaining) == (1000, 0)
+        assert await store.ledger.open(opening([budget], [target(100)])) == (0,)
+        assert await stands(store.ledger, [budget]) == [(0, 1000)]
         with pytest.raises(QuotaExceeded):
             await store.ledger.open(opening([budget], [target(1)]))
 
@@ -77,13 +77,12 @@ class TestHolding:
         await store.ledger.open(opening(limits, [target(100, 90), target(300, 10, "claude")]))
         assert await stands(store.ledger, limits) == [(0, 300), (0, 90), (0, 1)]
 
-    async def test_opening_says_how_each_limit_stands_in_the_order_asked(self, store: Store) -> None:
+    async def test_opening_says_what_each_limit_has_left_in_the_order_asked(self, store: Store) -> None:
         limits = [limit("requests", "minute", 5), limit(cap=1000)]
-        found = await store.ledger.open(opening(limits))
-        assert [(s.limit, s.spent, s.held, s.remaining) for s in found] == [
-            (limits[0], 0, 1, 4),
-            (limits[1], 0, 100, 900),
-        ]
+        assert await store.ledger.open(opening(limits)) == (4, 900)
+        assert await stands(store.ledger, limits) == [(0, 1), (0, 100)]
+        overdrawn = replace(limits[1], cap=50)
+        assert await store.ledger.open(opening([limits[0], overdrawn], [target(0)])) == (3, 0)
 
     async def test_a_hold_is_durable_when_open_returns(self, store: Store) -> None:
         opened = opening([limit()])

@@ -299,7 +299,8 @@ class TestRestarting:
             jobs = [await begin(store.ledger, [budget], team=per) for _ in range(2)]
             ledger = await restart(store)
             fits = opening([budget], team=per)
-            assert [(s.spent, s.held) for s in await ledger.open(fits)] == [(0, 300)]
+            assert await ledger.open(fits) == (0,)
+            assert await stands(ledger, [budget]) == [(0, 300)]
             with pytest.raises(QuotaExceeded):
                 await ledger.open(opening([budget], [target(1)], team=per))
             await ledger.settle(completed(jobs[0], 40))

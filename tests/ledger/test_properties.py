@@ -65,7 +65,7 @@ class Row:
 
     def amounts_on(self, limit: Limit, at: Window) -> tuple[int, int]:
         """(spent, held) of this request on a limit in a window."""
-        reserved = [r.amount for r in self.opened.reservations if (r.limit.id, r.window) == (limit.id, at)]
+        reserved = [r.amount for r in making.reserved(self.opened) if (r.limit.id, r.window) == (limit.id, at)]
         if not reserved:
             return 0, 0
         kept = sum(worst(limit, target) for target in self.ambiguous)
@@ -125,17 +125,20 @@ class Histories(RuleBasedStateMachine):
         team, key = who
         watching = tuple(x for x in self.limits.values() if x.team in (None, team) and x.key in (None, key))
         opened = making.opening(watching, chain, now=self.now, team=team, key=key)
-        for r in opened.reservations:
+        for r in making.reserved(opened):
             self.touch(r.limit)
-        fits = all(r.amount <= max(0, r.limit.cap - sum(self.expected(r.limit))) for r in opened.reservations)
+        fits = all(r.amount <= max(0, r.limit.cap - sum(self.expected(r.limit))) for r in making.reserved(opened))
         try:
-            standings = self.run(self.store.ledger.open(opened))
+            left = self.run(self.store.ledger.open(opened))
         except (QuotaExceeded, RateLimited):
             assert not fits
         else:
             assert fits
             self.rows[opened.request_id] = Row(opened, [chain[0]], watching)
-            assert [(s.spent, s.held) for s in standings] == [self.expected(s.limit) for s in standings]
+            limits = opened.watch.limits
+            assert list(left) == [max(0, limit.cap - sum(self.expected(limit))) for limit in limits]
+            standings = self.run(self.store.ledger.standings(limits, self.now))
+            assert [(s.spent, s.held) for s in standings] == [self.expected(limit) for limit in limits]
             if film:
                 self.submit_job(self.rows[opened.request_id], f"job_{len(self.rows)}")
 
@@ -147,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         running = row.tried[-1]
         fits = not ambiguous or all(
             worst(r.limit, running) <= max(0, r.limit.cap - sum(self.expected(r.limit, r.window)))
-            for r in row.opened.reservations
+            for r in making.reserved(row.opened)
             if worst(r.limit, running)
         )
         try:

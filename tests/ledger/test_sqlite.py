@@ -28,6 +28,7 @@ from tests.ledger.making import (
     limit,
     opening,
     target,
+    users,
 )
 from tests.ledger.stores import SqliteStore
 
@@ -247,7 +248,8 @@ async def test_nothing_may_be_spent_while_the_store_is_locked(watched: tuple[Sql
         assert not store.ledger.writable
         assert refused.value.headers["Retry-After"] == "1"
         assert watch.defects
-    found = await store.ledger.open(opening([BUDGET, running]))
+    assert await store.ledger.open(opening([BUDGET, running])) == (BUDGET.cap - 200, running.cap - 2)
+    found = await store.ledger.standings([BUDGET, running], NOW)
     assert [(s.spent, s.held) for s in found] == [(0, 200), (0, 2)]
     assert store.ledger.writable
     verdict = await store.verify()
@@ -310,7 +312,7 @@ async def test_while_a_job_cannot_be_written_its_place_is_taken(watched: tuple[S
         with pytest.raises(LedgerUnavailable):
             await store.ledger.submitted(job(opened), ANSWERED)
         assert [counter.held for counter in book.counters.values()] == [100, 1]
-        assert [counter.users for counter in book.counters.values()] == [1, 1]
+        assert [users(book, counter) for counter in book.counters.values()] == [1, 1]
         assert (book.open[opened.request_id].job_id, book.parked) == (None, set())
 
 

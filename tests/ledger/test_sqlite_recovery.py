@@ -11,7 +11,7 @@ from oxyy_proxy.ledger import schema
 from oxyy_proxy.ledger.book import Book, job_row
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules.figures import Total, TotalKey
-from tests.ledger.making import NOW, job, opening
+from tests.ledger.making import NOW, job, opening, users
 
 NEVER_TRIED = "[]"
 IN_FLIGHT = '[["gpt-5",100,10,1,null,null,null,null]]'
@@ -47,7 +47,7 @@ def left_open(db: sqlite3.Connection, postings: str, attempts: str, job_id: str 
 
 def figures(book: Book) -> dict[tuple[str, int], tuple[int, int, int, int]]:
     """Of each counter: spent, held, unresolved, users."""
-    return {key: (c.spent, c.held, c.unresolved, c.users) for key, c in book.counters.items()}
+    return {key: (c.spent, c.held, c.unresolved, users(book, c)) for key, c in book.counters.items()}
 
 
 def test_what_made_a_job_holds_again_on_the_counter_that_others_find(db: sqlite3.Connection) -> None:
@@ -64,9 +64,9 @@ def test_what_made_a_job_holds_again_on_the_counter_that_others_find(db: sqlite3
     assert (minute.id, minute.meter, minute.models) == (1, "usd", ("gpt-*",))
     assert (minute.window, minute.cap) == ((600, 660), 900)
     request = book.open[first]
-    on = [(posting.counter, posting.limit, posting.held) for posting in request.postings]
-    assert on == [(minute, None, 100), (book.counters[MONTH], None, 100)]
-    assert (request.stream, request.hold_nusd, [tuple(t) for t in request.attempts]) == (
+    assert request.group.counters == (minute, book.counters[MONTH])
+    assert (request.held, request.watch) == ((100, 100), None)
+    assert (request.head[8], request.hold_nusd, [tuple(t) for t in request.attempts]) == (
         True, 100, [("gpt-5", 100, 10, 1, 2, "answered", "ok", 200)],
     )  # fmt: skip
     (row,) = db.execute("SELECT * FROM open_requests WHERE request_id = ?", (first,)).fetchall()

@@ -9,7 +9,7 @@ import pytest
 from oxyy_proxy.errors import QuotaExceeded
 from oxyy_proxy.ledger import verbs
 from oxyy_proxy.ledger.base import Opening
-from oxyy_proxy.ledger.book import Book, Counter
+from oxyy_proxy.ledger.book import Book, Counter, Group
 from oxyy_proxy.rules.types import Usage
 from tests.ledger.making import (
     AMBIGUOUS,
@@ -23,31 +23,37 @@ from tests.ledger.making import (
     job,
     limit,
     opening,
+    reserved,
     target,
+    users,
 )
 
 
-def counters_for(opened: Opening) -> list[Counter]:
-    return [
-        Counter(n, limit.meter, limit.models, window, limit.cap)
-        for n, (limit, window, _) in enumerate(opened.reservations, start=1)
-    ]
+def counters_for(opened: Opening) -> Group:
+    return Group(
+        [
+            Counter(n, limit.meter, limit.models, window, limit.cap)
+            for n, (limit, window, _) in enumerate(reserved(opened), start=1)
+        ]
+    )
 
 
 def test_a_hold_is_on_every_counter_and_in_one_row() -> None:
     book, opened = Book(), opening([limit(cap=100), limit("requests", "day", 5)], [target(nusd=60)])
-    counters = counters_for(opened)
-    standings = verbs.open_request(book, opened, counters)
-    assert [(s.held, s.remaining) for s in standings] == [(60, 40), (1, 4)]
+    group = counters_for(opened)
+    counters = group.counters
+    assert verbs.open_request(book, opened, group) == (40, 4)
+    assert [counter.held for counter in counters] == [60, 1]
     (row,) = book.opened
     assert (row[0], row[9], json.loads(str(row[10]))) == (opened.request_id, 60, [[1, 60], [2, 1]])
 
 
 def test_a_hold_that_does_not_fit_one_counter_is_on_none() -> None:
     book, opened = Book(), opening([limit("requests", "day", 5), limit(cap=59)], [target(nusd=60)])
-    counters = counters_for(opened)
+    group = counters_for(opened)
+    counters = group.counters
     with pytest.raises(QuotaExceeded):
-        verbs.open_request(book, opened, counters)
+        verbs.open_request(book, opened, group)
     assert [counter.held for counter in counters] == [0, 0]
     assert (book.opened, book.open) == ([], {})
 
@@ -55,8 +61,9 @@ def test_a_hold_that_does_not_fit_one_counter_is_on_none() -> None:
 def test_an_ambiguous_attempt_is_added_to_the_hold_and_a_definite_one_is_not() -> None:
     for ended, held in ((FAILED, 60), (AMBIGUOUS, 120)):
         book, opened = Book(), opening([limit(cap=1000)], [target(nusd=60), target(nusd=50, model="gpt-5-mini")])
-        counters = counters_for(opened)
-        verbs.open_request(book, opened, counters)
+        group = counters_for(opened)
+        counters = group.counters
+        verbs.open_request(book, opened, group)
         verbs.next_attempt(book, opened.request_id, ended, target(nusd=50, model="gpt-5-mini"), NOW + 1)
         assert counters[0].held == held
         assert book.open[opened.request_id].hold_nusd == held
@@ -64,8 +71,9 @@ def test_an_ambiguous_attempt_is_added_to_the_hold_and_a_definite_one_is_not() -
 
 def test_a_top_up_that_a_cap_forbids_changes_nothing() -> None:
     book, opened = Book(), opening([limit(cap=100)], [target(nusd=60), target(nusd=50, model="gpt-5-mini")])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     before = book.open[opened.request_id]
     with pytest.raises(QuotaExceeded):
         verbs.next_attempt(book, opened.request_id, AMBIGUOUS, target(nusd=50, model="gpt-5-mini"), NOW + 1)
@@ -74,8 +82,9 @@ def test_a_top_up_that_a_cap_forbids_changes_nothing() -> None:
 
 def test_settling_turns_the_hold_into_the_cost_once() -> None:
     book, opened = Book(), opening([limit(cap=100)], [target(nusd=60)])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     for _ in range(2):
         verbs.settle(book, answered(opened, cost_nusd=7))
     assert (counters[0].held, counters[0].spent, len(book.ended)) == (0, 7, 1)
@@ -86,15 +95,17 @@ def test_a_limit_on_some_models_counts_a_request_only_if_one_of_them_was_tried()
     watched = limit("requests", "day", 5, models=["gpt-5-mini"])
     chain = [target(nusd=60), target(nusd=50, model="gpt-5-mini")]
     book, opened = Book(), opening([watched], chain)
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     assert counters[0].held == 1
     verbs.settle(book, answered(opened))
     assert (counters[0].held, counters[0].spent) == (0, 0)
 
     book, opened = Book(), opening([watched], chain)
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     verbs.next_attempt(book, opened.request_id, FAILED, chain[1], NOW + 1)
     verbs.settle(book, answered(opened, model="gpt-5-mini"))
     assert (counters[0].held, counters[0].spent) == (0, 1)
@@ -114,10 +125,11 @@ def test_the_attempts_of_a_request_are_kept_with_their_ends() -> None:
 
 def test_an_undone_transaction_leaves_the_book_as_it_was() -> None:
     book, opened = Book(), opening([limit(cap=100)], [target(nusd=60)])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     book.undo()
-    assert (counters[0].held, counters[0].users) == (0, 0)
+    assert (counters[0].held, users(book, counters[0])) == (0, 0)
     assert (book.opened, book.open) == ([], {})
 
 
@@ -126,11 +138,12 @@ WATCHED = (limit(cap=100), concurrent(5), limit("requests", "day", 5))
 
 def test_a_submission_frees_the_place_and_keeps_the_rest_of_the_hold() -> None:
     book, opened = Book(), opening(WATCHED, [target(nusd=60)])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
-    assert [(c.held, c.users) for c in counters] == [(60, 1), (1, 1), (1, 1)]
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
+    assert [(c.held, users(book, c)) for c in counters] == [(60, 1), (1, 1), (1, 1)]
     assert verbs.submitted(book, job(opened, "job_1", at=NOW + 2), ANSWERED)
-    assert [(c.held, c.users, c.spent) for c in counters] == [(60, 1, 0), (0, 0, 0), (1, 1, 0)]
+    assert [(c.held, users(book, c), c.spent) for c in counters] == [(60, 1, 0), (0, 0, 0), (1, 1, 0)]
     ((hold_nusd, postings, attempts, request_id),) = book.reopened.values()
     assert (hold_nusd, postings, request_id) == (60, "[[1,60],[3,1]]", opened.request_id)
     ((*_, finished_ms, outcome, reason, status),) = json.loads(str(attempts))
@@ -141,47 +154,55 @@ def test_a_submission_frees_the_place_and_keeps_the_rest_of_the_hold() -> None:
 @pytest.mark.parametrize("taken", ["not open", "settled", "the same job", "another job"])
 def test_a_submission_that_is_refused_changes_nothing(taken: str) -> None:
     book, opened = Book(), opening(WATCHED, [target(nusd=60)])
-    counters = counters_for(opened)
+    group = counters_for(opened)
+    counters = group.counters
     if taken != "not open":
-        verbs.open_request(book, opened, counters)
+        verbs.open_request(book, opened, group)
     if taken == "settled":
         verbs.settle(book, answered(opened))
     if taken.endswith("job"):
         assert verbs.submitted(book, job(opened, "job_1"), ANSWERED)
-    before = ([(c.held, c.users, c.spent) for c in counters], dict(book.open), dict(book.reopened), set(book.parked))
+    before = (
+        [(c.held, users(book, c), c.spent) for c in counters],
+        dict(book.open),
+        dict(book.reopened),
+        set(book.parked),
+    )
     assert not verbs.submitted(book, job(opened, "job_1" if taken == "the same job" else "job_2"), ANSWERED)
     assert before == (
-        [(c.held, c.users, c.spent) for c in counters], book.open, book.reopened, book.parked,
+        [(c.held, users(book, c), c.spent) for c in counters], book.open, book.reopened, book.parked,
     )  # fmt: skip
 
 
 def test_the_end_of_a_job_takes_the_place_of_its_submission() -> None:
     book, opened = Book(), opening(WATCHED, [target(nusd=60)])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     verbs.submitted(book, job(opened), ANSWERED)
     verbs.settle(book, completed(opened, 7))
     (attempt,) = json.loads(str(book.ended[0][-1]))
     assert tuple(attempt[5:]) == COMPLETED
-    assert [(c.held, c.users, c.spent) for c in counters] == [(0, 0, 7), (0, 0, 0), (0, 0, 1)]
+    assert [(c.held, users(book, c), c.spent) for c in counters] == [(0, 0, 7), (0, 0, 0), (0, 0, 1)]
     assert book.parked == set()
 
 
 def test_an_undone_submission_leaves_the_book_as_it_was() -> None:
     book, opened = Book(), opening(WATCHED, [target(nusd=60)])
-    counters = counters_for(opened)
-    verbs.open_request(book, opened, counters)
+    group = counters_for(opened)
+    counters = group.counters
+    verbs.open_request(book, opened, group)
     book.commit()
-    before = ([(c.held, c.users) for c in counters], dict(book.open))
+    before = ([(c.held, users(book, c)) for c in counters], dict(book.open))
     for _ in range(2):
         assert verbs.submitted(book, job(opened), ANSWERED)
         book.undo()
-        assert ([(c.held, c.users) for c in counters], book.open) == before
+        assert ([(c.held, users(book, c)) for c in counters], book.open) == before
         assert (book.parked, book.reopened) == (set(), {})
 
 
 def test_units_of_an_end_are_in_its_row_in_seconds() -> None:
     book, opened = Book(), opening([])
-    verbs.open_request(book, opened, [])
+    verbs.open_request(book, opened, Group([]))
     verbs.settle(book, completed(opened, 7, Usage(images=1, video_ms=8_250, audio_ms=57, characters=9)))
     assert book.ended[0][16:20] == (1, 8.25, 0.057, 9)

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oxyy_proxy.errors import QuotaExceeded, RateLimited
+from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import (
     ALWAYS,
-    Reservation,
     Standing,
     Window,
     covers,
@@ -171,8 +171,30 @@ MODEL_GLOBS = st.lists(st.sampled_from(["gpt-*", "claude-*", "*", "gpt-5", "veo-
     ],
 )
 def test_a_reservation_is_the_worst_over_the_models_that_the_limit_covers(of: Limit, amount: int | None) -> None:
-    found = reservations(Plan("gpt-5", (GPT, CLAUDE), (of,)), 1e9)
-    assert tuple(found) == (() if amount is None else (Reservation(of, window(of, 1e9), amount),))
+    watch, amounts = reservations(Plan("gpt-5", (GPT, CLAUDE), (of,)), 1e9)
+    held = list(zip(watch.limits, watch.windows, amounts, strict=True))
+    assert held == ([] if amount is None else [(of, window(of, 1e9), amount)])
+
+
+def test_what_watches_is_the_same_object_for_the_same_limits_and_models_within_a_minute() -> None:
+    limits = (limit(), limit("requests", "minute", models=("claude-*",)))
+    at = float(epoch(2026, 5, 1, 12))
+    watch, _ = reservations(Plan("gpt-5", (GPT,), limits), at)
+    assert reservations(Plan("other", (target("gpt-5", 9, 9),), limits), at + 59.9) == (watch, (9,))
+    both, amounts = reservations(Plan("gpt-5", (GPT, CLAUDE), limits), at)
+    assert (both.limits, amounts) == (limits, (900, 1))
+    later, _ = reservations(Plan("gpt-5", (GPT,), limits), at + 60)
+    other, _ = reservations(Plan("gpt-5", (GPT,), (limit(cap=1), limits[1])), at)
+    assert len({watch, both, later, other}) == 4
+    assert later.windows == watch.windows  # of a month
+
+
+def test_watches_are_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_WATCHES_KEPT", 3)
+    for n in range(10):
+        watch, _ = reservations(Plan("gpt-5", (GPT,), (limit(cap=n),)), 1e9)
+        assert watch.limits[0].cap == n
+    assert len(budget._watches) <= 3
 
 
 @given(
@@ -187,14 +209,14 @@ def test_whoever_answers_stays_within_the_reservation(
     kinds = ("gpt-5", "claude-opus", "gpt-4", "veo-3")
     targets = tuple(target(kind, *worst) for kind, worst in zip(kinds, worsts, strict=False))
     of = limit(meter, None if meter == "concurrent" else "day", models=globs)
-    found = reservations(Plan("gpt-5", targets, (of,)), 1e9)
-    alone = [reservations(Plan("gpt-5", (one,), (of,)), 1e9) for one in targets]
+    _, found = reservations(Plan("gpt-5", targets, (of,)), 1e9)
+    alone = [reservations(Plan("gpt-5", (one,), (of,)), 1e9)[1] for one in targets]
     assert [bool(held) for held in alone] == [covers(of, one.model.name) for one in targets]
-    amounts = [held[0].amount for held in alone if held]
-    assert [one.amount for one in found] == ([max(amounts)] if amounts else [])
+    amounts = [held[0] for held in alone if held]
+    assert list(found) == ([max(amounts)] if amounts else [])
     of_meter = {"usd": [one.worst_nusd for one in targets], "tokens": [one.worst_tokens for one in targets]}
     if not globs:
-        assert found[0].amount == max(of_meter.get(meter, [1]))
+        assert found[0] == max(of_meter.get(meter, [1]))
 
 
 NOW = float(epoch(2026, 5, 1, 12))
@@ -325,14 +347,11 @@ def test_durations_are_written_as_openai_does(seconds: int, written: str) -> Non
 
 
 def test_the_tightest_limit_has_the_least_left_not_the_lowest_cap() -> None:
-    wide, narrow, other = (
-        standing(limit(cap=1000), spent=990),
-        standing(limit(cap=100), spent=50),
-        standing(limit("tokens", "minute", cap=1)),
-    )
-    for order in ([other, narrow, wide], [wide, narrow, other]):
-        found = tightest(order)
-        assert found.keys() == {"usd", "tokens"}
-        assert found["usd"] is wide
-        assert found["tokens"] is other
-    assert tightest([]) == {}
+    wide, narrow, other = limit(cap=1000), limit(cap=100), limit("tokens", "minute", cap=1)
+    left = {wide: 10, narrow: 50, other: 1}
+    for order in ((other, narrow, wide), (wide, narrow, other)):
+        watch, _ = reservations(Plan("gpt-5", (GPT,), order), 1e9)
+        found = dict(tightest(watch, [left[of] for of in order]))
+        assert {meter: order[place] for meter, place in found.items()} == {"usd": wide, "tokens": other}
+    nothing, _ = reservations(Plan("gpt-5", (GPT,), ()), 1e9)
+    assert tightest(nothing, ()) == []
