@@ -56,6 +56,10 @@ LONGEST_BODY_S = 3600
 _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 """Errors of a statement, not of the store: trying again would fail again."""
 
+# For a value of these types that has no adapter the module looks for one everywhere, and makes an error that it drops.
+sqlite3.register_adapter(type(None), lambda nothing: nothing)
+sqlite3.register_adapter(bool, int)
+
 _Waiting = tuple["asyncio.Future[Any] | None", Callable[..., Any], tuple[Any, ...], bool]
 """Who waits, the verb, its arguments, and whether it must happen in the end whatever the store says now."""
 
@@ -129,6 +133,8 @@ class SqliteLedger:
 
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
+        self._db.execute(schema.ON_END)
+        self._db.execute("PRAGMA ignore_check_constraints = 1")  # each check of a state builds a table to look it up in
         with self._transaction():
             self._probe()  # a file that may only be read is found now, and not by the first request
             load_totals(self._db, self._book)
@@ -145,28 +151,40 @@ class SqliteLedger:
     def _run(self) -> None:
         closing = crowded = False
         while not closing:
-            batch = []
-            with contextlib.suppress(queue.Empty):
-                batch.append(self._queue.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None))
-                if crowded and len(self._book.open) - len(self._book.parked) > BUSY_REQUESTS:
-                    time.sleep(GATHER_S)
-                while len(batch) < MAX_BATCH:
-                    batch.append(self._queue.get_nowait())
+            batch = self._gathered(crowded)
             closing, crowded = None in batch, len(batch) > 1
             late, self._late = self._late, []
             self._commit([*late, *(item for item in batch if item is not None)])
         self._shut()
+
+    def _gathered(self, crowded: bool) -> list[_Waiting | None]:
+        """What waits, and whom it is waited for. Nothing where it is time to try again."""
+        waiting = self._queue
+        try:
+            batch = [waiting.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None)]
+        except queue.Empty:
+            return []
+        if crowded and len(self._book.open) - len(self._book.parked) > BUSY_REQUESTS:
+            time.sleep(GATHER_S)
+        while len(batch) < MAX_BATCH and not waiting.empty():
+            batch.append(waiting.get_nowait())
+        return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Run a batch in one transaction, then tell everybody who waits."""
         if not batch and self.writable:
             return
         started = time.perf_counter()
+        results: list[tuple[asyncio.Future[Any] | None, Any]] = []
         try:
             with self._transaction():
                 if not self.writable:
                     self._probe()
-                results = [(waiter, _result(verb, arguments)) for waiter, verb, arguments, _ in batch]
+                for waiter, verb, arguments, _ in batch:
+                    try:
+                        results.append((waiter, verb(*arguments)))
+                    except ProxyError as refused:  # it has changed nothing; its refusal is its result
+                        results.append((waiter, refused))
                 self._flush()
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
             self._book.undo()
@@ -194,16 +212,8 @@ class SqliteLedger:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
             self._loop.call_soon_threadsafe(_deliver, results)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Any:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
 
     def _shut(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # a reader may hold the log; the next start checkpoints
@@ -218,7 +228,6 @@ class SqliteLedger:
         if book.reopened:
             self._write(schema.UPDATE_OPEN, list(book.reopened.values()))
         if book.ended:
-            self._write(schema.DELETE_OPEN, [row[:1] for row in book.ended])
             self._write(schema.INSERT_ENDED, book.ended)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())
         self._write(schema.UPSERT_TOTAL, book.changed_totals())
@@ -320,12 +329,24 @@ class SqliteLedger:
         return tuple([job_of_row(*row) for row in self._db.execute(schema.SELECT_RUNNING_JOBS)])
 
 
-def _result(verb: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """A verb that refuses has changed nothing; its refusal is its result."""
-    try:
-        return verb(*arguments)
-    except ProxyError as refused:
-        return refused
+class _Transaction:
+    """A class, as a generator takes three times as long."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _unavailable() -> LedgerUnavailable:

@@ -78,7 +78,8 @@ class Hold:
         except BaseException as error:
             self._services.health.ended(self._target.model.name, "nothing", x.policy)
             if isinstance(error, asyncio.CancelledError):
-                self._settle("voided", CLIENT_LEFT_STATUS, AttemptEnd("failed", "not_sent"), sent=False)
+                queued = self._settle("voided", CLIENT_LEFT_STATUS, AttemptEnd("failed", "not_sent"), sent=False)
+                queued.add_done_callback(_noticed)
             raise
         return self
 
@@ -128,7 +129,7 @@ class Hold:
             await self.ended(end, status, error.code)
         else:
             status, self._exchange.error_code = self._broken_off(error)
-            self._settle("unresolved", status, _ABANDONED)
+            self._settle("unresolved", status, _ABANDONED).add_done_callback(_noticed)
 
     def _broken_off(self, error: BaseException | None) -> tuple[int, str]:
         """Status and code on record where a defect or a cancellation ended the block: what the client is then told."""
@@ -147,22 +148,11 @@ class Hold:
         x = self._exchange
         if sent:
             self._services.metrics.attempt(self._target.model.name, end.outcome)
-        settlement = Settlement(
-            request_id=x.request_id,
-            finished_at=self._services.clock(),
-            state=state,
-            status=status,
-            last=end,
-            model_served=x.model_served,
-            usage=x.usage,
-            cost_nusd=x.cost_nusd,
-            error_code=x.error_code,
-            sent=sent,
+        now = self._services.clock()
+        self._settlement = Settlement(
+            x.request_id, now, state, status, end, x.model_served, x.usage, x.cost_nusd, x.error_code, sent
         )
-        self._settlement = settlement
-        queued = self._services.ledger.settle(settlement)
-        queued.add_done_callback(_noticed)
-        return queued
+        return self._services.ledger.settle(self._settlement)
 
     async def durably_settled(self) -> None:
         """Wait for a settlement whose own wait was cancelled. Told twice it changes nothing."""
