@@ -102,7 +102,7 @@ class OpenRequest(NamedTuple):
     made a job: then `job_id` is set, and that one runs. `watch` is None after a restart, when only counters are known.
     """
 
-    head: tuple[str | int | None, ...]
+    head: tuple[Any, ...]
     hold_nusd: int
     group: Group
     held: tuple[int, ...]
@@ -110,17 +110,13 @@ class OpenRequest(NamedTuple):
     watch: Watch | None = None
     job_id: str | None = None
 
-    @property
-    def request_id(self) -> str:
-        return self.head[0]  # type: ignore[return-value]
-
     def row(self) -> tuple[object, ...]:
         """The columns of `open_requests`."""
         return (*self.head, self.hold_nusd, held_json(self), attempts_json(self.attempts))
 
     def total_key(self, model: str) -> TotalKey:
-        _, _, team, _, cost_center, _, endpoint, *_ = self.head
-        return TotalKey(team, cost_center, model, endpoint)  # type: ignore[arg-type]
+        head = self.head
+        return TotalKey(head[2], head[4], model, head[6])
 
 
 def kept(request: OpenRequest, ambiguous: Sequence[Tried]) -> tuple[int, ...]:
@@ -156,13 +152,13 @@ def _counts(counter: Counter, request: OpenRequest, served: str | None) -> bool:
 def held_json(request: OpenRequest) -> str:
     """`[[counter id, held], …]`, without counters that are kept in memory alone."""
     ids = request.group.ids
-    return orjson.dumps(list(compress(zip(ids, request.held, strict=True), ids))).decode()
+    return orjson.dumps(list(compress(zip(ids, request.held), ids))).decode()  # noqa: B905 - see `Book`
 
 
 def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -> str:
     """`[[counter id, unresolved, spent], …]`, without counters that are kept in memory alone."""
     ids = group.ids
-    return orjson.dumps(list(compress(zip(ids, unresolved, spent, strict=True), ids))).decode()
+    return orjson.dumps(list(compress(zip(ids, unresolved, spent), ids))).decode()  # noqa: B905 - see `Book`
 
 
 def attempts_json(attempts: Sequence[Tried]) -> str:
@@ -190,7 +186,10 @@ def job_of_row(job_id: str, request_id: str, team: str, submitted_ms: int, terms
 
 class Book:
     """The state of a ledger's writer between transactions. Readers outside look; all changes go through the methods,
-    which remember how to put back what was there before, and what must be written."""
+    which remember how to put back what was there before, and what must be written.
+
+    What every request passes does without `strict` where it pairs counters with amounts: to take the word in costs as
+    much as the pairs."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, int], Counter] = {}
@@ -225,16 +224,16 @@ class Book:
 
     def begin(self, request: OpenRequest) -> None:
         """One more request is open and holds."""
-        for counter, amount in zip(request.group.counters, request.held, strict=True):
+        for counter, amount in zip(request.group.counters, request.held):  # noqa: B905 - see `Book`
             counter.held += amount
-        self._to_undo.append((self._forget, (request, self.open.get(request.request_id))))
+        self._to_undo.append((self._forget, (request, self.open.get(request.head[0]))))
         self._put(request)
 
     def _forget(self, request: OpenRequest, was: OpenRequest | None) -> None:
         for counter, amount in zip(request.group.counters, request.held, strict=True):
             counter.held -= amount
         if was is None:
-            del self.open[request.request_id]
+            del self.open[request.head[0]]
         else:  # a defect: it was open already
             self._put(was)
 
@@ -252,24 +251,24 @@ class Book:
 
     def change(self, request: OpenRequest) -> None:
         """What is known of an open request is now this. What it holds has been changed."""
-        self._to_undo.append((self._put, (self.open[request.request_id],)))
+        self._to_undo.append((self._put, (self.open[request.head[0]],)))
         self._put(request)
 
     def _put(self, request: OpenRequest) -> None:
-        self.open[request.request_id] = request
+        self.open[request.head[0]] = request
         if request.job_id is not None:
-            self.parked.add(request.request_id)
+            self.parked.add(request.head[0])
 
     def end(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
         """A request ends: what it held on each counter is given back, save what it leaves."""
         group = request.group
-        for counter, held, kept, cost in zip(group.counters, request.held, unresolved, spent, strict=True):
+        for counter, held, kept, cost in zip(group.counters, request.held, unresolved, spent):  # noqa: B905 - see `Book`
             counter.held += kept - held
             counter.unresolved += kept
             counter.spent += cost
         self._changed.update(group.counters)
-        del self.open[request.request_id]
-        self.parked.discard(request.request_id)
+        del self.open[request.head[0]]
+        self.parked.discard(request.head[0])
         self._to_undo.append((self._resume, (request, unresolved, spent)))
 
     def _resume(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
     limits, amounts = opening.watch.limits, opening.amounts
     left = [
         limit.cap - counter.spent - counter.held - amount
-        for limit, counter, amount in zip(limits, group.counters, amounts, strict=True)
+        for limit, counter, amount in zip(limits, group.counters, amounts)  # noqa: B905 - see `Book`
     ]
     if left and min(left) < 0:
         refused = budget.refusal(_asked(limits, group, amounts), opening.started_at)
@@ -43,7 +43,7 @@ def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
     started_ms = int(opening.started_at * 1000)
     first = opening.first
     request = OpenRequest(
-        (opening.request_id, started_ms, *opening[2:9]),
+        (opening.request_id, started_ms, *opening[2:8], int(opening.stream)),
         opening.hold_nusd,
         group,
         amounts,
@@ -109,11 +109,11 @@ def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
 
 def _reopen(book: Book, request: OpenRequest) -> None:
     """An open request has changed."""
-    book.reopened[request.request_id] = (
+    book.reopened[request.head[0]] = (
         request.hold_nusd,
         held_json(request),
         attempts_json(request.attempts),
-        request.request_id,
+        request.head[0],
     )
     book.change(request)
 
@@ -136,17 +136,16 @@ def settle(book: Book, end: Settlement) -> None:
     )
     book.end(request, unresolved, charged)
     usage = end.usage or NOTHING_USED
-    request_id, started_ms, *who, stream = request.head
+    head = request.head
     book.ended.append(
         (
-            request_id,
-            started_ms,
+            *head[:2],
             finished_ms,
-            *who,
+            *head[2:8],
             end.model_served,
             end.state,
             end.status,
-            stream,
+            head[8],
             usage.input_tokens,
             usage.cached_input_tokens,
             usage.output_tokens,
@@ -158,7 +157,7 @@ def settle(book: Book, end: Settlement) -> None:
             end.cost_nusd,
             unresolved_nusd,
             usage.source if end.usage else None,
-            overrun,
+            int(overrun),
             end.error_code,
             closed_json(request.group, unresolved, charged),
             attempts_json(attempts),

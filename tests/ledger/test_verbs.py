@@ -206,3 +206,15 @@ def test_units_of_an_end_are_in_its_row_in_seconds() -> None:
     verbs.open_request(book, opened, Group([]))
     verbs.settle(book, completed(opened, 7, Usage(images=1, video_ms=8_250, audio_ms=57, characters=9)))
     assert book.ended[0][16:20] == (1, 8.25, 0.057, 9)
+
+
+def test_a_cap_that_was_raised_in_an_undone_transaction_is_raised_again() -> None:
+    book, wider = Book(), limit(cap=500)
+    opened = opening([wider], [target(nusd=60)])
+    counter = Counter(1, wider.meter, wider.models, opened.watch.windows[0], cap=100)
+    for _ in range(2):
+        group = book.groups.setdefault(opened.watch, Group([counter]))
+        verbs.open_request(book, opened, group)
+        assert (counter.cap, book.changed_counters()) == (500, [(0, 0, 500, 1)])
+        book.undo()
+        assert (counter.cap, counter.held, book.groups) == (100, 0, {})
