@@ -330,7 +330,7 @@ class SqliteLedger:
 
 
 class _Transaction:
-    """A class, as a generator takes three times as long."""
+    """Committed at the end of the block, rolled back where the block or the commit fails."""
 
     __slots__ = ("_db",)
 

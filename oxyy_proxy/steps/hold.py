@@ -56,7 +56,7 @@ class Hold:
         # Windows and the row's time are of this instant: a body may have taken long to come.
         now = self._services.clock()
         watch, amounts = reservations(plan, now)
-        # By position, as names cost half a microsecond more: in the order of the fields.
+        # By position, in the order of the fields: names cost more, and every request comes by here.
         opening = Opening(
             x.request_id,
             now,
