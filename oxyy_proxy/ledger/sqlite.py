@@ -134,7 +134,6 @@ class SqliteLedger:
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
         self._db.execute(schema.ON_END)
-        self._db.execute("PRAGMA ignore_check_constraints = 1")  # each check of a state builds a table to look it up in
         with self._transaction():
             self._probe()  # a file that may only be read is found now, and not by the first request
             load_totals(self._db, self._book)
