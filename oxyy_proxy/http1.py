@@ -28,7 +28,8 @@ Sink = Callable[[bytes], bool]
 
 
 class Incoming:
-    """An answer as it comes in: its head, and the bytes of its body that nobody has taken yet."""
+    """An answer as it comes in: its head, and the bytes of its body that nobody has taken yet. While `since`, of
+    `time.monotonic()`, is set it may take `limit_s` from then (see `sweep.Waiting`)."""
 
     __slots__ = (
         "_body",
@@ -41,10 +42,14 @@ class Incoming:
         "failure",
         "has_head",
         "headers",
+        "limit_s",
+        "since",
         "status",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.since: float | None = None
         self._connection = connection
         self._body: list[bytes] = []
         self._size = 0
@@ -83,12 +88,14 @@ class Incoming:
             await self.something()
 
     async def push(self, sink: Sink) -> None:
-        """Hand every piece to `sink` as it comes, without a switch of tasks, until it says that it wants no more or
-        the body ends. Raises UpstreamFailure, or what `sink` raised."""
-        if self._body and not sink(await self.chunk()):
-            return
-        self._sink = sink
+        """Hand on to `sink` what comes, all of one read at once and without a switch of tasks, until it says that it
+        wants no more or the body ends. `since` is then when the last came. Raises UpstreamFailure, or what `sink`
+        raised."""
+        self.since = monotonic()
         try:
+            if self._body and not sink(await self.chunk()):
+                return
+            self._sink = sink
             while self._sink is not None and not self.complete:
                 if self.failure is not None:
                     raise self.failure
@@ -96,7 +103,7 @@ class Incoming:
             if self._sink_error is not None:
                 raise self._sink_error
         finally:
-            self._sink = None
+            self._sink = self.since = None
 
     @property
     def exhausted(self) -> bool:
@@ -127,6 +134,7 @@ class Incoming:
         self.wake()
 
     def _pour(self, sink: Sink, data: bytes) -> None:
+        self.since = monotonic()
         try:
             if sink(data):
                 return
@@ -141,8 +149,9 @@ class Incoming:
             self.failure = failure
             self.wake()
 
-    def too_late(self) -> None:
+    def expire(self) -> None:
         """The time for it, or for its next bytes, is over."""
+        self.since = None
         self.fail(UpstreamTimeout("The upstream took too long to answer. Retry."))
 
     def wake(self) -> None:
@@ -165,14 +174,16 @@ class Connection(asyncio.Protocol):
         self._full = False
         self._cut_short = False
         self._lost = False
+        self._pieces: list[bytes] = []  # of a body, from one read
+        self.on_body = self._pieces.append  # the parser calls it for every chunk: no line of Python is run for one
+        self._parser = HttpResponseParser(self)  # ready for the next answer whenever the connection is
 
-    def send(self, request: bytes, body: bytes) -> Incoming:
-        """Write a request; what is returned is its answer."""
+    def send(self, request: bytes, body: bytes, limit_s: float) -> Incoming:
+        """Write a request; what is returned is its answer, which may take `limit_s`."""
         assert self._transport is not None
-        self._parser = HttpResponseParser(self)
         self._head_bytes = 0
         self._interim = self._keep_alive = self._cut_short = False
-        self._incoming = incoming = Incoming(self)
+        self._incoming = incoming = Incoming(self, limit_s)
         if self._lost:  # closed as soon as it was made: nobody would tell later
             incoming.fail(UpstreamReset(_CUT))
         elif len(body) < HIGH_WATER_BYTES:
@@ -260,9 +271,16 @@ class Connection(asyncio.Protocol):
                 self.data_received(data[room:])
                 return
             self._head_bytes += len(data)
+        broken = False
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
+            broken = True
+        if pieces := self._pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            incoming.feed(body)
+        if broken:
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
             self._keep_alive = False
             self._break(UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry."))
@@ -314,10 +332,6 @@ class Connection(asyncio.Protocol):
         incoming.has_head = True
         self._keep_alive = self._parser.should_keep_alive()
         incoming.wake()
-
-    def on_body(self, data: bytes) -> None:
-        assert self._incoming is not None
-        self._incoming.feed(data)
 
     def on_message_complete(self) -> None:
         if self._interim:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 SWEEP_EVERY_S = 0.1
 """How late a wait may be ended."""
 
 
-class Wait:
+class Waiting(Protocol):
     """Something that is waited for again and again. `since` is `time.monotonic()` while a wait runs, else None."""
+
+    limit_s: float
+    since: float | None
+
+    def expire(self) -> None:
+        """The wait has lasted longer than `limit_s`. It runs no more."""
+
+
+class Wait:
+    """A wait whose end is a call of `expire`."""
 
     __slots__ = ("_expire", "limit_s", "since")
 
@@ -29,12 +40,12 @@ class Sweeper:
     """Ends the waits that have lasted longer than their limit. `run` is one task for the whole process."""
 
     def __init__(self) -> None:
-        self._waits: set[Wait] = set()
+        self._waits: set[Waiting] = set()
 
-    def add(self, wait: Wait) -> None:
+    def add(self, wait: Waiting) -> None:
         self._waits.add(wait)
 
-    def remove(self, wait: Wait) -> None:
+    def remove(self, wait: Waiting) -> None:
         self._waits.discard(wait)
 
     async def run(self) -> None:

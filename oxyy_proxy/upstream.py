@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset, UpstreamUnreachable
 from oxyy_proxy.http1 import Connection, Incoming, Sink
-from oxyy_proxy.sweep import Sweeper, Wait
+from oxyy_proxy.sweep import Sweeper
 
 CONNECT_S = 10.0
 """Longest wait for a connection; nothing has been sent then, so another target may be tried."""
@@ -40,15 +40,14 @@ class Outgoing(NamedTuple):
 class UpstreamAnswer:
     """The head of an answer, and its body as it comes. `waited_s`: time spent waiting for the body so far."""
 
-    __slots__ = ("_connection", "_flowing", "_incoming", "_upstream", "_wait", "status", "waited_s")
+    __slots__ = ("_connection", "_flowing", "_incoming", "_upstream", "status", "waited_s")
 
-    def __init__(self, upstream: Upstream, connection: Connection, incoming: Incoming, wait: Wait) -> None:
+    def __init__(self, upstream: Upstream, connection: Connection, incoming: Incoming) -> None:
         self.status = incoming.status
         self.waited_s = 0.0
         self._upstream = upstream
         self._connection: Connection | None = connection
         self._incoming = incoming
-        self._wait = wait
         self._flowing = False
 
     def header(self, name: str) -> str:
@@ -58,39 +57,31 @@ class UpstreamAnswer:
     def flow(self, idle_s: float) -> None:
         """The answer has begun: from here on each chunk may take `idle_s`, instead of all together what was set."""
         self._flowing = True
-        self._wait.since = None
-        self._wait.limit_s = idle_s
+        self._incoming.since = None
+        self._incoming.limit_s = idle_s
 
     async def chunk(self) -> bytes:
         """The next bytes of the body as they came; empty at its end. Raises UpstreamReset (cut off), UpstreamTimeout
         (too late) or UpstreamBadResponse (not HTTP)."""
-        started = monotonic()
+        incoming, started = self._incoming, monotonic()
         if not self._flowing:
-            data = await self._incoming.chunk()
+            data = await incoming.chunk()
         else:
-            wait = self._wait
-            wait.since = started
+            incoming.since = started
             try:
-                data = await self._incoming.chunk()
+                data = await incoming.chunk()
             finally:
-                wait.since = None
+                incoming.since = None
         self.waited_s += monotonic() - started
         return data
 
     async def push(self, sink: Sink) -> bool:
         """Hand the body on to `sink` as it comes, until it wants no more or the body ends; whether it has ended.
         Called after `flow`; raises as `chunk` does."""
-        wait = self._wait
-
-        def taking(data: bytes) -> bool:
-            wait.since = monotonic()
-            return sink(data)
-
-        wait.since = started = monotonic()
+        started = monotonic()
         try:
-            await self._incoming.push(taking)
+            await self._incoming.push(sink)
         finally:
-            wait.since = None
             self.waited_s += monotonic() - started
         return self._incoming.exhausted
 
@@ -115,7 +106,7 @@ class UpstreamAnswer:
         """Give the connection back if the answer came to its end, else drop it."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._upstream.give_back(connection, self._wait)
+            self._upstream.give_back(connection, self._incoming)
 
 
 class Upstream:
@@ -170,23 +161,23 @@ class Upstream:
     async def _send(self, head: str, body: bytes | Outgoing, limit_s: float, *, afresh: bool = False) -> UpstreamAnswer:
         started = monotonic()
         connection = (None if afresh else self._take_idle()) or await self._connect(limit_s)
-        incoming = connection.send(head.encode("utf-8", "surrogateescape"), body if isinstance(body, bytes) else b"")
-        wait = Wait(limit_s, incoming.too_late)
-        wait.since = started
-        self._sweeper.add(wait)
+        whole = body if isinstance(body, bytes) else b""
+        incoming = connection.send(head.encode("utf-8", "surrogateescape"), whole, limit_s)
+        incoming.since = started
+        self._sweeper.add(incoming)
         try:
             if not isinstance(body, bytes):
                 async with aclosing(body.pieces) as pieces:
                     await connection.send_body(pieces)
             await incoming.head()
         except BaseException:
-            self._sweeper.remove(wait)
+            self._sweeper.remove(incoming)
             connection.drop()
             raise
-        return UpstreamAnswer(self, connection, incoming, wait)
+        return UpstreamAnswer(self, connection, incoming)
 
-    def give_back(self, connection: Connection, wait: Wait) -> None:
-        self._sweeper.remove(wait)
+    def give_back(self, connection: Connection, incoming: Incoming) -> None:
+        self._sweeper.remove(incoming)
         if connection.release():
             if self._closed:
                 connection.drop()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from oxyy_proxy import sweep
+from oxyy_proxy import http1, sweep
 from oxyy_proxy import upstream as module
 from oxyy_proxy.http1 import Connection
 from oxyy_proxy.sweep import Sweeper
@@ -213,6 +213,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: made.now))
     monkeypatch.setattr(sweep, "SWEEP_EVERY_S", 0.0)
     monkeypatch.setattr(module, "monotonic", lambda: made.now)
+    monkeypatch.setattr(http1, "monotonic", lambda: made.now)
     return made
 
 

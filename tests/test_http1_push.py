@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from oxyy_proxy.errors import UpstreamReset
+from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure, UpstreamReset
 from oxyy_proxy.upstream import UpstreamAnswer
 from tests.http1_parts import Client, client, in_segments, noticing, on_each_loop, then_reset, until
 from tests.steps.wires import WAIT_S, http, raw_upstream, says
@@ -42,7 +43,7 @@ async def test_a_body_is_pushed_whole_and_in_order(segments: list[bytes]) -> Non
 @on_each_loop
 async def test_a_sink_that_wants_no_more_gets_no_more_until_it_asks() -> None:
     with noticing() as received:
-        segments = [HEAD + CHUNKS[0], b"".join(CHUNKS[1:]) + END]
+        segments = [HEAD + CHUNKS[0], CHUNKS[1], b"".join(CHUNKS[2:]) + END]
         async with (
             raw_upstream(in_segments(received, segments), keep=True) as server,
             client(server.url) as asking,
@@ -52,8 +53,7 @@ async def test_a_sink_that_wants_no_more_gets_no_more_until_it_asks() -> None:
             for _ in range(3):
                 assert not ended
                 ended = await answer.push(lambda data: taken.append(data))  # type: ignore[arg-type,func-returns-value]
-            assert b"".join(taken) == b"".join(EVENTS)
-            assert taken[:2] == EVENTS[:2]
+            assert taken == [*EVENTS[:2], b"".join(EVENTS[2:])]
             assert ended
             answer.close()
             assert len(asking.idle) == 1
@@ -78,7 +78,29 @@ async def test_what_a_sink_raises_is_raised_to_who_pushes(then: bytes) -> None:
             answer = await _flowing(asking)
             with pytest.raises(ZeroDivisionError):
                 await answer.push(fails_at_the_third)
-            assert taken == EVENTS[:3]
+            assert taken[:2] == EVENTS[:2]
+            assert taken[2].startswith(EVENTS[2])
+            assert len(taken) == 3
+            answer.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "failure"), [(b"", None), (END, None), (b"no chunk", UpstreamBadResponse)], ids=["more", "end", "not HTTP"]
+)
+@on_each_loop
+async def test_all_chunks_of_one_read_are_one_piece(end: bytes, failure: type[UpstreamFailure] | None) -> None:
+    with noticing() as received:
+        segments = [HEAD + b"".join(CHUNKS[:3]), b"".join(CHUNKS[3:6]) + CHUNKS[6][:5], CHUNKS[6][5:] + end]
+        async with (
+            raw_upstream(in_segments(received, [*segments, END] if not end else segments), keep=True) as server,
+            client(server.url) as asking,
+        ):
+            answer, taken = await _flowing(asking), list[bytes]()
+            with pytest.raises(failure) if failure else contextlib.nullcontext():
+                assert await answer.push(lambda data: taken.append(data) or True)
+            joined = b"".join(EVENTS[3:7])
+            assert taken[0] == b"".join(EVENTS[:3])
+            assert taken[1:] == [joined[:-7], joined[-7:]]
             answer.close()
 
 

@@ -186,9 +186,8 @@ async def test_an_answer_that_came_while_the_body_was_being_read_ends_the_sendin
         source = Source([b"first", b"second", b"third"], waits=1)
         task = asyncio.get_running_loop().create_task(asking.ask(source.body))
         await source.waiting.wait()
-        (wait,) = asking.sweeper._waits
-        connection = wait._expire.__self__._connection  # type: ignore[attr-defined]
-        await until(lambda: connection._incoming.complete)
+        (incoming,) = asking.sweeper._waits
+        await until(lambda: incoming.complete)  # type: ignore[attr-defined]
         source.go.set()
         assert (await task).body == b"too large"
         assert (source.taken, source.ended, asking.idle) == (2, True, [])
@@ -239,9 +238,8 @@ async def test_a_connection_that_breaks_within_the_body_is_of_unknown_outcome(ha
         await (source.waiting.wait() if reading else source.stalled())
         go.set()
         if reading:
-            (wait,) = asking.sweeper._waits
-            incoming = wait._expire.__self__  # type: ignore[attr-defined]
-            await until(lambda: incoming.failure is not None)
+            (incoming,) = asking.sweeper._waits
+            await until(lambda: incoming.failure is not None)  # type: ignore[attr-defined]
             source.go.set()
         with pytest.raises(UpstreamReset) as caught:
             await asyncio.wait_for(task, WAIT_S)
