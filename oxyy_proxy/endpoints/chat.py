@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from oxyy_proxy.endpoints.base import (
     Answer,
@@ -49,6 +51,12 @@ _SHOWN_CHARS = 64
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
+
+_TEXT = re.compile(rb'"(?:content|reasoning_content|arguments)"\s*:\s*("(?:[^"\\]|\\.)+")').search
+"""The first text in a content chunk that is not empty."""
+
+LESSONS = 8
+"""From how many events of a stream a shape is learned: where each has its own, that costs more than it spares."""
 
 _HEAD_BYTES = 4096
 """How far into an unfinished event its `choices` are looked for: the whole of it, each time, would be quadratic."""
@@ -120,24 +128,67 @@ class ChatAsk(Ask):
         return sum([getattr(parts, kind) for kind in self._parts]) if self._parts else 0
 
 
+class _Shape(NamedTuple):
+    """A content chunk around a text of it: `prefix` ends with the quote before, `suffix` begins with the one after.
+    `more_bytes` of text are in it besides."""
+
+    prefix: bytes
+    suffix: bytes
+    more_bytes: int
+
+
 class ChatMeter(StreamMeter):
     """A chat stream on its way to the client (see `StreamMeter`).
 
     Bytes pass as they come, save two things: the usage chunk that only we asked for is kept back, and `[DONE]` waits
     in `farewell` for the settlement. An event that has not come whole is passed on as soon as it cannot be either.
+
+    Most events differ from the one before in their text alone: of those nothing else is read.
     """
 
-    __slots__ = ("_framer", "_keep_usage", "_passed")
+    __slots__ = ("_framer", "_keep_usage", "_lessons", "_passed", "_shape")
 
     def __init__(self, *, keep_usage: bool) -> None:
         super().__init__()
         self._framer = Framer()
         self._keep_usage = keep_usage
         self._passed = 0  # bytes of the unfinished event that the client already has
+        self._shape: _Shape | None = None
+        self._lessons = LESSONS
 
     def feed(self, data: bytes) -> bytes:
-        if not self._framer.tail and not self.ended and is_one_event(data):
-            return data if self._reads(data[6:-2]) else b""
+        out, at = [], 0
+        while at < len(data):
+            start = at
+            if not (self._framer.tail or self.ended) and (at := self._skim(data, at)) > start:
+                out.append(data[start:at])
+                continue
+            at = data.find(b"\n\n", start) + 2  # no cut changes what is read: this one lets what follows be skimmed
+            if at == 1:
+                at = len(data)
+            out.append(self._read(data[start:at]))
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _skim(self, data: bytes, at: int) -> int:
+        """How far from `at` there are whole events of the known shape. Their text is counted."""
+        if self._shape is None:
+            return at
+        prefix, suffix, more_bytes = self._shape
+        while data.startswith(prefix, at):
+            start = at + len(prefix)
+            end = data.find(b"\n", start) + 2  # no JSON string holds a newline
+            if not data.endswith(suffix, start, end):
+                break
+            try:  # with its quotes: what begins and ends with them, and is JSON, is one string
+                text: str = orjson.loads(data[start - 1 : end - len(suffix) + 1])
+            except orjson.JSONDecodeError:
+                break
+            self.output_bytes += more_bytes + (len(text) if text.isascii() else utf8_size(text))
+            at = end
+        return at
+
+    def _read(self, data: bytes) -> bytes:
+        """Read these bytes, whatever they are; what the client gets now."""
         out = []
         for event in self._framer.feed(data):
             if self._passes(event):
@@ -165,7 +216,11 @@ class ChatMeter(StreamMeter):
     def _passes(self, event: bytes) -> bool:
         """Read one event; whether the client gets it now."""
         if not self.ended and is_one_event(event):
-            return self._reads(event[6:-2])
+            passes = self._reads(event[6:-2])
+            if self._lessons and self.started:
+                self._lessons -= 1
+                self._shape = _shape_of(event) or self._shape
+            return passes
         data = data_of(event)
         if self.ended or data.strip() == DONE:
             self.ended = True
@@ -192,6 +247,28 @@ class ChatMeter(StreamMeter):
         self.usage = usage_of(said) or self.usage
         # What the client has a part of, it gets whole.
         return self._keep_usage or bool(self._passed) or bool(chunk.get("choices"))
+
+
+def _shape_of(event: bytes) -> _Shape | None:
+    """The shape of an event of one line; None where there is none by which more than text could be told."""
+    found = _TEXT(event)
+    if found is None:
+        return None
+    text = read_json(found[1])
+    shape = _Shape(event[: found.start(1) + 1], event[found.end(1) - 1 :], 0)
+    size, more_bytes = _content_bytes(event), _content_bytes(shape.prefix + shape.suffix)
+    # Where it counts by the bytes of its text, this is where its text stands, and any other could stand.
+    if size is None or more_bytes is None or not isinstance(text, str) or size - more_bytes != utf8_size(text):
+        return None
+    return shape._replace(more_bytes=more_bytes)
+
+
+def _content_bytes(event: bytes) -> int | None:
+    """UTF-8 bytes of the text of an event of one line that says nothing but text."""
+    chunk = read_json(event[6:-2])
+    if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("usage") is not None:
+        return None
+    return _text_bytes_of(chunk, "delta")
 
 
 def _is_content(tail: bytearray) -> bool:
