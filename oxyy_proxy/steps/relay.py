@@ -116,6 +116,23 @@ def error_event(error: ProxyError) -> bytes:
 class _Stream:
     """One stream on its way. The client may leave at any byte; the meter goes on then."""
 
+    __slots__ = (
+        "_at_once",
+        "_behind",
+        "_call",
+        "_chunked",
+        "_client_is_there",
+        "_error",
+        "_hold",
+        "_meter",
+        "_request",
+        "_response",
+        "_services",
+        "_streaming",
+        "_wait",
+        "_x",
+    )
+
     def __init__(
         self,
         services: Services,
@@ -130,6 +147,7 @@ class _Stream:
         self._call = call
         self._hold = hold
         self._streaming = streaming
+        self._meter = streaming.meter
         self._request = request
         self._client_is_there = True
         x.status = 200
@@ -165,7 +183,7 @@ class _Stream:
 
     async def _relay(self) -> UpstreamFailure | None:
         """Relay to the end; what cut it short, None where the upstream came to its end."""
-        meter, answer = self._streaming.meter, self._streaming.answer
+        meter, answer = self._meter, self._streaming.answer
         try:
             await self._commit()
             while self._client_is_there and not meter.ended:
@@ -198,14 +216,10 @@ class _Stream:
     def _take(self, data: bytes) -> bool:
         """A piece of the stream on its way through the meter; whether the next one may come. Where the client does not
         keep up it waits in `_behind`, and the upstream is not read until it is sent."""
-        out = self._streaming.meter.feed(data)
-        if out and not self._sent_at_once(out):
-            self._behind = out
-            return False
-        return not self._streaming.meter.ended
-
-    def _sent_at_once(self, data: bytes) -> bool:
-        """Write a chunk if the client keeps up, which most do: no task switch, no timer. Whether that was so."""
+        meter = self._meter
+        out = meter.feed(data)
+        if not out:
+            return not meter.ended
         transport = self._request.transport
         if (
             transport is None
@@ -213,9 +227,11 @@ class _Stream:
             or not self._at_once
             or transport.get_write_buffer_size() > BEHIND_BYTES
         ):
+            self._behind = out
             return False
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        return True
+        # It keeps up, as most do: no switch of tasks, no timer.
+        transport.write(b"%x\r\n%b\r\n" % (len(out), out) if self._chunked else out)
+        return not meter.ended
 
     async def _send(self, data: bytes) -> None:
         """Write, and wait while the client is behind; not for ever."""
@@ -232,16 +248,16 @@ class _Stream:
     async def _send_error(self, error: ProxyError) -> None:
         """An event that broke off is ended first, or the error would be read as the rest of it. Where there are no
         events the connection is dropped: the answer must not look complete."""
-        if not self._streaming.meter.events:
+        if not self._meter.events:
             self._client_is_there = False
             if self._request.transport is not None:
                 self._request.transport.abort()
             return
-        await self._send((b"\n\n" if self._streaming.meter.mid_event else b"") + error_event(error))
+        await self._send((b"\n\n" if self._meter.mid_event else b"") + error_event(error))
 
     async def _finish_without_client(self) -> None:
         """The client has left: read on for the usage, within reason."""
-        policy, meter = self._x.policy, self._streaming.meter
+        policy, meter = self._x.policy, self._meter
         if policy.on_disconnect == "cancel":
             return
         try:
@@ -258,7 +274,7 @@ class _Stream:
 
     async def _settle(self, cut: UpstreamFailure | None) -> None:
         """Durable before the last byte. What the upstream said is charged, however the stream ended."""
-        meter = self._streaming.meter
+        meter = self._meter
         if meter.usage is None and not meter.ended and (self._client_is_there or cut):
             cut = cut or UpstreamReset("The upstream ended its stream before it was complete. Retry.")
         charged_whole = meter.usage is not None and meter.farewell
@@ -279,7 +295,7 @@ class _Stream:
 
     async def _cut_by_us(self) -> None:
         """The time to stop is up: charge what was delivered, and say so."""
-        meter = self._streaming.meter
+        meter = self._meter
         if self._hold.settled:  # it had come to its end: what is left to be said is said
             await self._hold.durably_settled()
             await self._finish()
@@ -294,7 +310,7 @@ class _Stream:
 
     async def _finish(self) -> None:
         """The last of the answer, once: what the upstream said at its end, or why there is none."""
-        meter = self._streaming.meter
+        meter = self._meter
         error, self._error = self._error, None
         farewell, meter.farewell = meter.farewell, b""
         if error is not None:
