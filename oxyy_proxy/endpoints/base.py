@@ -241,7 +241,12 @@ def tokens_of(said: object) -> Usage | None:
 
 def utf8_size(text: str) -> int:
     """Bytes of a text, in which there may be half a surrogate pair."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else len(utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of a text, in which there may be half a surrogate pair."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def count_of(of: object, name: str) -> int | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import orjson
+from typing import Any
 
 from oxyy_proxy.endpoints.base import (
     Answer,
@@ -20,8 +18,8 @@ from oxyy_proxy.endpoints.base import (
     read_json,
     read_object,
     usage_of,
-    utf8_size,
 )
+from oxyy_proxy.endpoints.chattext import Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
@@ -51,9 +49,6 @@ _SHOWN_CHARS = 64
 
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*[^\s\]]').search
 """Tells a content chunk, of which not all has come yet, from the usage chunk, whose `choices` are empty."""
-
-_TEXT = re.compile(rb'"(?:content|reasoning_content|arguments)"\s*:\s*("(?:[^"\\]|\\.)+")').search
-"""The first text in a content chunk that is not empty."""
 
 LESSONS = 8
 """From how many events of a stream a shape is learned: where each has its own, that costs more than it spares."""
@@ -113,7 +108,7 @@ class ChatAsk(Ask):
         answer = read_object(body)
         usage = usage_of(answer.get("usage"))
         # The text matters only where there is no usage to go by.
-        return Answer(usage, 0 if usage else _text_bytes_of(answer, "message"))
+        return Answer(usage, 0 if usage else text_bytes_of(answer, "message"))
 
     def meter(self, content_type: str, model: Model) -> ChatMeter | None:
         if self.stream and content_type.startswith("text/event-stream"):
@@ -128,15 +123,6 @@ class ChatAsk(Ask):
         return sum([getattr(parts, kind) for kind in self._parts]) if self._parts else 0
 
 
-class _Shape(NamedTuple):
-    """A content chunk around a text of it: `prefix` ends with the quote before, `suffix` begins with the one after.
-    `more_bytes` of text are in it besides."""
-
-    prefix: bytes
-    suffix: bytes
-    more_bytes: int
-
-
 class ChatMeter(StreamMeter):
     """A chat stream on its way to the client (see `StreamMeter`).
 
@@ -146,46 +132,39 @@ class ChatMeter(StreamMeter):
     Most events differ from the one before in their text alone: of those nothing else is read.
     """
 
-    __slots__ = ("_framer", "_keep_usage", "_lessons", "_passed", "_shape")
+    __slots__ = ("_expected", "_framer", "_keep_usage", "_lessons", "_passed", "_shape")
 
     def __init__(self, *, keep_usage: bool) -> None:
         super().__init__()
         self._framer = Framer()
         self._keep_usage = keep_usage
         self._passed = 0  # bytes of the unfinished event that the client already has
-        self._shape: _Shape | None = None
+        self._shape: Shape | None = None
+        self._expected: Shape | None = None  # the same, where an event may begin with the next byte
         self._lessons = LESSONS
 
     def feed(self, data: bytes) -> bytes:
-        out, at = [], 0
+        if self._expected is not None:  # most pieces are one such event
+            prefix, suffix, more_bytes = self._expected
+            text = data.removeprefix(prefix).removesuffix(suffix)
+            if len(text) + len(prefix) + len(suffix) == len(data) and is_plain(text):
+                self.output_bytes += len(text) + more_bytes
+                return data
+        out, at, tried = [], 0, False
         while at < len(data):
             start = at
-            if not (self._framer.tail or self.ended) and (at := self._skim(data, at)) > start:
+            if self._expected is not None:
+                at, size_bytes = (skim_each if tried else skim_all)(self._expected, data, at)
+                self.output_bytes += size_bytes
+                tried = True
+            if at == start:  # no cut changes what is read: this one lets what follows be skimmed
+                at = data.find(b"\n\n", start) + 2
+                if at == 1:
+                    at = len(data)
+                out.append(self._read(data[start:at]))
+            else:
                 out.append(data[start:at])
-                continue
-            at = data.find(b"\n\n", start) + 2  # no cut changes what is read: this one lets what follows be skimmed
-            if at == 1:
-                at = len(data)
-            out.append(self._read(data[start:at]))
         return out[0] if len(out) == 1 else b"".join(out)
-
-    def _skim(self, data: bytes, at: int) -> int:
-        """How far from `at` there are whole events of the known shape. Their text is counted."""
-        if self._shape is None:
-            return at
-        prefix, suffix, more_bytes = self._shape
-        while data.startswith(prefix, at):
-            start = at + len(prefix)
-            end = data.find(b"\n", start) + 2  # no JSON string holds a newline
-            if not data.endswith(suffix, start, end):
-                break
-            try:  # with its quotes: what begins and ends with them, and is JSON, is one string
-                text: str = orjson.loads(data[start - 1 : end - len(suffix) + 1])
-            except orjson.JSONDecodeError:
-                break
-            self.output_bytes += more_bytes + (len(text) if text.isascii() else utf8_size(text))
-            at = end
-        return at
 
     def _read(self, data: bytes) -> bytes:
         """Read these bytes, whatever they are; what the client gets now."""
@@ -199,6 +178,7 @@ class ChatMeter(StreamMeter):
             self.started = self.started or self.failure is None
             out.append(bytes(tail[self._passed :]))
             self._passed = len(tail)
+        self._expected = None if tail or self.ended else self._shape
         return out[0] if len(out) == 1 else b"".join(out)
 
     @property
@@ -217,9 +197,9 @@ class ChatMeter(StreamMeter):
         """Read one event; whether the client gets it now."""
         if not self.ended and is_one_event(event):
             passes = self._reads(event[6:-2])
-            if self._lessons and self.started:
+            if self._lessons and self.started and passes:
                 self._lessons -= 1
-                self._shape = _shape_of(event) or self._shape
+                self._shape = shape_of(event) or self._shape
             return passes
         data = data_of(event)
         if self.ended or data.strip() == DONE:
@@ -240,35 +220,13 @@ class ChatMeter(StreamMeter):
             return True
         if not self.started:
             self.started = self.failure is None
-        self.output_bytes += _text_bytes_of(chunk, "delta")
+        self.output_bytes += text_bytes_of(chunk, "delta")
         said = chunk.get("usage")
         if said is None:
             return True
         self.usage = usage_of(said) or self.usage
         # What the client has a part of, it gets whole.
         return self._keep_usage or bool(self._passed) or bool(chunk.get("choices"))
-
-
-def _shape_of(event: bytes) -> _Shape | None:
-    """The shape of an event of one line; None where there is none by which more than text could be told."""
-    found = _TEXT(event)
-    if found is None:
-        return None
-    text = read_json(found[1])
-    shape = _Shape(event[: found.start(1) + 1], event[found.end(1) - 1 :], 0)
-    size, more_bytes = _content_bytes(event), _content_bytes(shape.prefix + shape.suffix)
-    # Where it counts by the bytes of its text, this is where its text stands, and any other could stand.
-    if size is None or more_bytes is None or not isinstance(text, str) or size - more_bytes != utf8_size(text):
-        return None
-    return shape._replace(more_bytes=more_bytes)
-
-
-def _content_bytes(event: bytes) -> int | None:
-    """UTF-8 bytes of the text of an event of one line that says nothing but text."""
-    chunk = read_json(event[6:-2])
-    if not isinstance(chunk, dict) or chunk.get("error") or chunk.get("usage") is not None:
-        return None
-    return _text_bytes_of(chunk, "delta")
 
 
 def _is_content(tail: bytearray) -> bool:
@@ -343,32 +301,6 @@ def _urls(name: str, value: object) -> Iterator[str]:
 def _shown(name: str) -> str:
     """A member's name as an error can tell it: the client made it up, surrogates, length and all."""
     return ascii(name[:_SHOWN_CHARS])[1:-1]
-
-
-def _text_bytes_of(answer: dict[str, Any], member: str) -> int:
-    """UTF-8 bytes of the text that `choices[].message` or `choices[].delta` carries, tool calls and refusals too."""
-    size = 0
-    choices = answer.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get(member) if isinstance(choice, dict) else None
-        for name, value in message.items() if isinstance(message, dict) else ():
-            if value is not None and name != "role":
-                size += len(value) if isinstance(value, str) and value.isascii() else _utf8_size(value)
-    return size
-
-
-def _utf8_size(value: object) -> int:
-    """UTF-8 bytes of the strings in a value. A stack: an upstream's JSON may be nested a thousand levels deep."""
-    size, stack = 0, [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            size += utf8_size(item)
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-    return size
 
 
 ENDPOINT = Endpoint(

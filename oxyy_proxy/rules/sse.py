@@ -31,6 +31,8 @@ class Framer:
         if self.tail:
             self.tail += data
             buffer = self.tail
+        elif is_one_event(data):
+            return [data]
         events, start, search = [], 0, self._searched
         while found := _EVENT_END.search(buffer, search):
             events.append(bytes(buffer[start : found.end()]))

@@ -315,21 +315,25 @@ class _Stream:
         farewell, meter.farewell = meter.farewell, b""
         if error is not None:
             await self._send_error(error)
-        else:
-            await self._send(farewell)
-        await self._end()
+            farewell = b""
+        await self._end(farewell)
 
     async def _estimate(self, reason: str) -> None:
         ask, streaming = self._call.ask, self._streaming
         usage = ask.likely_usage(streaming.target.model, self._x.policy.part_tokens, streaming.meter.output_bytes)
         await self._hold.answered(usage, reason=reason)
 
-    async def _end(self) -> None:
-        if self._client_is_there:
-            try:
-                await self._response.write_eof()
-            except ConnectionError:
-                self._client_is_there = False
+    async def _end(self, farewell: bytes) -> None:
+        """The last bytes and the end of the answer, in one write; the client is not waited for without end."""
+        if not self._client_is_there:
+            return
+        self._wait.since = monotonic()
+        try:
+            await self._response.write_eof(farewell)
+        except ConnectionError:
+            self._client_is_there = False
+        finally:
+            self._wait.since = None
 
     def _client_stalled(self) -> None:
         """It has not read for `idle` seconds: its connection is dropped, which ends the write that waits for it."""
