@@ -29,6 +29,9 @@ from oxyy_proxy.sweep import Sweeper
 from oxyy_proxy.uploads import Buffers
 from oxyy_proxy.upstream import Upstream
 
+OWN_CONNECTIONS = 64
+"""To the upstream, beside one for each request that is served: what follows video jobs, and asks for the models."""
+
 CUT_S = 5.0
 """How long the streams that are cut at the end of a drain have to settle and say so."""
 
@@ -56,7 +59,7 @@ class Proxy:
         )
         sweeper = Sweeper()
         clock, jitter = time.time, random.random
-        self.upstream = Upstream(settings.upstream_url, org_key, sweeper)
+        self.upstream = Upstream(settings.upstream_url, org_key, sweeper, settings.max_in_flight + OWN_CONNECTIONS)
         self.ledger = self._open_ledger()  # what may still fail after it must close it
         self.jobs = Jobs(self.ledger, self.upstream, self.policies, self.log, clock, jitter)
         catalogue = Catalogue(self.upstream, self.log)

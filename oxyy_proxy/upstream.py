@@ -6,25 +6,20 @@ not followed, cookies not kept, proxies of the environment not used, compression
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import monotonic
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset, UpstreamUnreachable
+from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset
 from oxyy_proxy.http1 import Connection, Incoming, Sink
+from oxyy_proxy.pool import Pool
 from oxyy_proxy.sweep import Sweeper
 
-CONNECT_S = 10.0
-"""Longest wait for a connection; nothing has been sent then, so another target may be tried."""
-
-KEEP_IDLE_S = 4.0
-"""How long a connection is kept for another request. Servers close theirs after 5 s and more; a request that meets the
-close on its way is of unknown outcome, and its hold would stay."""
+MOST_CONNECTIONS = 8192
+"""How many connections there may be at a time, unless told otherwise."""
 
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """The largest answer that is read whole where it must be."""
@@ -112,25 +107,22 @@ class UpstreamAnswer:
 class Upstream:
     """A client of one base URL with the organisation's key. Made and closed on the event loop that uses it."""
 
-    def __init__(self, base_url: str, org_key: str, sweeper: Sweeper) -> None:
+    def __init__(self, base_url: str, org_key: str, sweeper: Sweeper, most_connections: int = MOST_CONNECTIONS) -> None:
         """Raises StartupError for a URL that is not http(s)."""
         url = urlsplit(base_url.rstrip("/"))
         odd = url.query or url.fragment or not base_url.isprintable() or " " in base_url
         if url.scheme not in ("http", "https") or not url.hostname or odd:
             raise StartupError(f"the upstream {base_url!r} is not a URL such as https://api.oxyy.ai/v1")
         try:
-            self._port = url.port or (443 if url.scheme == "https" else 80)
+            port = url.port or (443 if url.scheme == "https" else 80)
         except ValueError:
             raise StartupError(f"the upstream {base_url!r} has a port that cannot be") from None
-        self._host = url.hostname
-        self._tls = _tls() if url.scheme == "https" else None
+        self._pool = Pool(url.hostname, port, _tls() if url.scheme == "https" else None, most_connections)
         self._prefix = url.path
         authority = url.netloc.rpartition("@")[2]
         self._headers = (
             f" HTTP/1.1\r\nHost: {authority}\r\nAuthorization: Bearer {org_key}\r\nAccept-Encoding: identity\r\n"
         )
-        self._idle: deque[Connection] = deque()
-        self._closed = False
         self._sweeper = sweeper
 
     async def post(self, path: str, body: bytes | Outgoing, headers: str, limit_s: float) -> UpstreamAnswer:
@@ -160,7 +152,7 @@ class Upstream:
 
     async def _send(self, head: str, body: bytes | Outgoing, limit_s: float, *, afresh: bool = False) -> UpstreamAnswer:
         started = monotonic()
-        connection = (None if afresh else self._take_idle()) or await self._connect(limit_s)
+        connection = await self._pool.take(limit_s, afresh=afresh)
         whole = body if isinstance(body, bytes) else b""
         incoming = connection.send(head.encode("utf-8", "surrogateescape"), whole, limit_s)
         incoming.since = started
@@ -171,53 +163,18 @@ class Upstream:
                     await connection.send_body(pieces)
             await incoming.head()
         except BaseException:
-            self._sweeper.remove(incoming)
             connection.drop()
+            self.give_back(connection, incoming)
             raise
         return UpstreamAnswer(self, connection, incoming)
 
     def give_back(self, connection: Connection, incoming: Incoming) -> None:
         self._sweeper.remove(incoming)
-        if connection.release():
-            if self._closed:
-                connection.drop()
-            else:
-                self._idle.append(connection)
-
-    def _take_idle(self) -> Connection | None:
-        """The connection that was used last; those that have been idle too long are closed."""
-        idle = self._idle
-        oldest_allowed = monotonic() - KEEP_IDLE_S
-        while idle and idle[0].idle_since < oldest_allowed:
-            idle.popleft().drop()
-        while idle:
-            connection = idle.pop()
-            if connection.usable:
-                return connection
-        return None
-
-    async def _connect(self, limit_s: float) -> Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(min(CONNECT_S, limit_s)):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._host if self._tls else None,
-                )
-        except (OSError, UnicodeError):  # refused, no such host, TLS, too slow
-            raise UpstreamUnreachable(
-                "The upstream cannot be reached. Retry shortly; your platform team can see why."
-            ) from None
-        return connection
+        self._pool.give_back(connection)
 
     async def close(self) -> None:
         """Drop what is idle; what is in use is dropped when it is given back."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().drop()
+        await self._pool.close()
 
 
 def _tls() -> ssl.SSLContext:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from oxyy_proxy import http1, sweep
+from oxyy_proxy import http1, pool, sweep
 from oxyy_proxy import upstream as module
 from oxyy_proxy.http1 import Connection
 from oxyy_proxy.sweep import Sweeper
@@ -69,7 +69,7 @@ class Client:
 
     @property
     def idle(self) -> list[Connection]:
-        return list(self.upstream._idle)
+        return list(self.upstream._pool.idle)
 
     @property
     def waits(self) -> int:
@@ -122,7 +122,7 @@ def noticing() -> Iterator[Received]:
             received.count += len(data)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "Connection", Noticing)
+        patched.setattr(pool, "Connection", Noticing)
         yield received
 
 
@@ -213,6 +213,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: made.now))
     monkeypatch.setattr(sweep, "SWEEP_EVERY_S", 0.0)
     monkeypatch.setattr(module, "monotonic", lambda: made.now)
+    monkeypatch.setattr(pool, "monotonic", lambda: made.now)
     monkeypatch.setattr(http1, "monotonic", lambda: made.now)
     return made
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from oxyy_proxy import http1
+from oxyy_proxy import http1, pool
 from oxyy_proxy import upstream as module
 from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure, UpstreamReset
 from oxyy_proxy.http1 import Connection
@@ -199,7 +199,7 @@ async def test_bytes_that_answer_nothing_end_an_idle_connection() -> None:
 @on_each_loop
 async def test_a_connection_is_kept_for_a_while_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     later_s = 0.0
-    monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + later_s)
+    monkeypatch.setattr(pool, "monotonic", lambda: time.monotonic() + later_s)
     closed = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,10 +214,10 @@ async def test_a_connection_is_kept_for_a_while_and_no_longer(monkeypatch: pytes
     async with serving(serve) as url, client(url) as asking:
         await asking.ask()
         (first,) = asking.idle
-        later_s = module.KEEP_IDLE_S - 1
+        later_s = pool.KEEP_IDLE_S - 1
         await asking.ask()
         assert asking.idle == [first]
-        later_s = module.KEEP_IDLE_S + 1
+        later_s = pool.KEEP_IDLE_S + 1
         await asking.ask()
         assert first not in asking.idle
         await until(lambda: closed == 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oxyy_proxy import pool
 from oxyy_proxy import upstream as module
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.upstream import Upstream
@@ -189,7 +190,7 @@ UNREACHABLE = {
 async def test_who_cannot_be_reached_was_not_sent_anything(
     make_rig: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    monkeypatch.setattr(pool, "CONNECT_S", 0.5)
     async with raw_upstream(says(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as plain:
         rig = await _against(make_rig, url.format(plain=plain.url.split("/")[2]))
         answer = await ask_chat(rig)
