@@ -95,6 +95,8 @@ class UpstreamAnswer:
             size += len(piece)
             if size > size_bytes:
                 return b"".join(pieces), False
+            if self._incoming.exhausted:
+                break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
 
     def close(self) -> None:

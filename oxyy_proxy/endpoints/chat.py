@@ -196,10 +196,11 @@ class ChatMeter(StreamMeter):
     def _passes(self, event: bytes) -> bool:
         """Read one event; whether the client gets it now."""
         if not self.ended and is_one_event(event):
+            counted = self.output_bytes
             passes = self._reads(event[6:-2])
-            if self._lessons and self.started and passes:
+            if self._lessons and self.started and self.output_bytes > counted:
                 self._lessons -= 1
-                self._shape = shape_of(event) or self._shape
+                self._shape = shape_of(event, self.output_bytes - counted) or self._shape
             return passes
         data = data_of(event)
         if self.ended or data.strip() == DONE:

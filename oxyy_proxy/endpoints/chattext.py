@@ -22,18 +22,19 @@ class Shape(NamedTuple):
     more_bytes: int
 
 
-def shape_of(event: bytes) -> Shape | None:
-    """The shape of an event of one line; None where there is none by which more than text could be told."""
+def shape_of(event: bytes, size_bytes: int) -> Shape | None:
+    """The shape of an event of one line with so many UTF-8 bytes of text; None where there is none by which more than
+    text could be told."""
     found = _TEXT(event)
     if found is None:
         return None
     text = read_json(found[1])
-    shape = Shape(event[: found.start(1) + 1], event[found.end(1) - 1 :], 0)
-    size, more_bytes = _content_bytes(event), _content_bytes(shape.prefix + shape.suffix)
+    prefix, suffix = event[: found.start(1) + 1], event[found.end(1) - 1 :]
+    more_bytes = _content_bytes(prefix + suffix)
     # Where it counts by the bytes of its text, this is where its text stands, and any other could stand.
-    if size is None or more_bytes is None or not isinstance(text, str) or size - more_bytes != utf8_size(text):
+    if more_bytes is None or not isinstance(text, str) or size_bytes - more_bytes != utf8_size(text):
         return None
-    return shape._replace(more_bytes=more_bytes)
+    return Shape(prefix, suffix, more_bytes)
 
 
 def _content_bytes(event: bytes) -> int | None:
@@ -49,7 +50,8 @@ def skim_all(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
     prefix, suffix, more_bytes = shape
     start, end = at + len(prefix), data.rfind(suffix, at)
     if start <= end and data[at:start] == prefix:
-        texts = [event[len(prefix) :] for event in data[at:end].split(suffix)]
+        before = len(prefix)
+        texts = [event[before:] for event in data[at:end].split(suffix)]
         if (suffix + prefix).join(texts) == data[start:end] and is_plain(text := b" ".join(texts)):
             return end + len(suffix), len(text) + 1 - len(texts) + more_bytes * len(texts)
     return skim_each(shape, data, at)

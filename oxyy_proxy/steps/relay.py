@@ -21,7 +21,6 @@ from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.response import whole_response
 from oxyy_proxy.steps.state import Call, Exchange, Services
-from oxyy_proxy.sweep import Wait
 
 BEHIND_BYTES = 32 * 1024
 """Bytes that a client has not taken yet, at which it is waited for."""
@@ -129,8 +128,9 @@ class _Stream:
         "_response",
         "_services",
         "_streaming",
-        "_wait",
         "_x",
+        "limit_s",
+        "since",
     )
 
     def __init__(
@@ -156,7 +156,8 @@ class _Stream:
         self._at_once = self._chunked = False
         self._error: ProxyError | None = None
         self._behind = b""
-        self._wait = Wait(x.policy.retry.idle_s, self._client_stalled)
+        self.since: float | None = None  # as long as the client is waited for (see `sweep.Waiting`)
+        self.limit_s = x.policy.retry.idle_s
 
     def _head(self) -> dict[str, str]:
         x, streaming = self._x, self._streaming
@@ -170,7 +171,7 @@ class _Stream:
         return headers
 
     async def run(self) -> web.StreamResponse:
-        self._services.sweeper.add(self._wait)
+        self._services.sweeper.add(self)
         try:
             await self._settle(await self._relay())
         except asyncio.CancelledError:
@@ -178,7 +179,7 @@ class _Stream:
             if not self._services.draining:
                 raise
         finally:
-            self._services.sweeper.remove(self._wait)
+            self._services.sweeper.remove(self)
         return self._response
 
     async def _relay(self) -> UpstreamFailure | None:
@@ -237,13 +238,13 @@ class _Stream:
         """Write, and wait while the client is behind; not for ever."""
         if not data or not self._client_is_there:
             return
-        self._wait.since = monotonic()
+        self.since = monotonic()
         try:
             await self._response.write(data)
         except ConnectionError:
             self._client_is_there = False
         finally:
-            self._wait.since = None
+            self.since = None
 
     async def _send_error(self, error: ProxyError) -> None:
         """An event that broke off is ended first, or the error would be read as the rest of it. Where there are no
@@ -327,16 +328,17 @@ class _Stream:
         """The last bytes and the end of the answer, in one write; the client is not waited for without end."""
         if not self._client_is_there:
             return
-        self._wait.since = monotonic()
+        self.since = monotonic()
         try:
             await self._response.write_eof(farewell)
         except ConnectionError:
             self._client_is_there = False
         finally:
-            self._wait.since = None
+            self.since = None
 
-    def _client_stalled(self) -> None:
-        """It has not read for `idle` seconds: its connection is dropped, which ends the write that waits for it."""
+    def expire(self) -> None:
+        """The client has not read for `idle` seconds: its connection is dropped, which ends the write that waits."""
+        self.since = None
         transport = self._request.transport
         if transport is not None:
             transport.abort()

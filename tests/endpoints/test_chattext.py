@@ -152,7 +152,7 @@ def test_where_every_event_has_a_shape_of_its_own_they_are_soon_no_longer_learne
 ) -> None:
     learned: list[bytes] = []
     shape_of = chat.shape_of
-    monkeypatch.setattr(chat, "shape_of", lambda one: learned.append(one) or shape_of(one))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(chat, "shape_of", lambda one, size: learned.append(one) or shape_of(one, size))  # type: ignore[func-returns-value]
     require_the_same([event(content("x", created=n)) for n in range(100)])
     assert len(learned) == chat.LESSONS
 
