@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -80,11 +81,19 @@ ODD = [
 SLOTS = [*[b'"%b"' % text for text in TEXTS], *ODD]
 
 
+def beside_another(slot: bytes) -> bytes:
+    """An event with one more choice, whose text stays."""
+    return b'data: {"choices":[{"delta":{"content":%b}},{"delta":{"content":"more"}}]}\n\n' % slot
+
+
 @pytest.mark.parametrize("keep_usage", [False, True])
 @pytest.mark.parametrize("slot", SLOTS, ids=repr)
-def test_what_stands_in_the_place_of_the_text_is_judged_as_if_read(slot: bytes, keep_usage: bool) -> None:
-    known = shaped(b'"known"')
-    for pieces in ([known, shaped(slot)], [known + shaped(slot)], [known + known + shaped(slot) + known + b"data: "]):
+@pytest.mark.parametrize("shape", [shaped, beside_another])
+def test_what_stands_in_the_place_of_the_text_is_judged_as_if_read(
+    shape: Callable[[bytes], bytes], slot: bytes, keep_usage: bool
+) -> None:
+    known, other = shape(b'"known"'), shape(slot)
+    for pieces in ([known, other], [known + other], [known + known + other + known + b"data: "]):
         require_the_same([*pieces, known, event(USAGE), event("[DONE]")], keep_usage=keep_usage)
 
 
@@ -94,6 +103,7 @@ ROUNDS = [
     (b"", b',"error":null'),
     (b'"usage":null,', b""),
     (b"", b',"usage":{"prompt_tokens":9,"completion_tokens":4}'),
+    (b"", b',"usage":{"prompt_tokens":9,"completion_tokens":5}'),
     (b"", b',"us\\u0061ge":{"prompt_tokens":9,"completion_tokens":4}'),
     (b'"usage" : {"prompt_tokens":9,"completion_tokens":4},', b""),
     (b'"error":{"message":"no"},', b""),
@@ -114,6 +124,7 @@ def test_what_stands_around_the_text_is_judged_as_if_read(
 ) -> None:
     a, b = ([shaped(b'"%b"' % text, *around) for text in TEXTS[:3]] for around in (first, second))
     require_the_same([event(ROLE), *a, *b, *a])
+    require_the_same([event(ROLE), *a, event(USAGE), *a, event(USAGE), *b])
     require_the_same([event(ROLE) + b"".join([*a, *b, *a, *b])], keep_usage=True)
 
 
