@@ -124,23 +124,21 @@ class Incoming:
             self._waiter = None
 
     def feed(self, data: bytes) -> None:
-        if self._sink is not None:
-            self._pour(self._sink, data)
+        sink = self._sink
+        if sink is not None:
+            self.since = monotonic()
+            try:
+                if sink(data):
+                    return
+            except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
+                self._sink_error = error
+            self._sink = None
+            self.wake()
             return
         self._body.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER_BYTES:
             self._connection.pause_reading()
-        self.wake()
-
-    def _pour(self, sink: Sink, data: bytes) -> None:
-        self.since = monotonic()
-        try:
-            if sink(data):
-                return
-        except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
-            self._sink_error = error
-        self._sink = None
         self.wake()
 
     def fail(self, failure: UpstreamFailure) -> None:

@@ -52,7 +52,7 @@ def skim_all(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
     if start <= end and data[at:start] == prefix:
         before = len(prefix)
         texts = [event[before:] for event in data[at:end].split(suffix)]
-        if (suffix + prefix).join(texts) == data[start:end] and is_plain(text := b" ".join(texts)):
+        if data.startswith((suffix + prefix).join(texts), start) and is_plain(text := b" ".join(texts)):
             return end + len(suffix), len(text) + 1 - len(texts) + more_bytes * len(texts)
     return skim_each(shape, data, at)
 
