@@ -69,7 +69,9 @@ _POSTED = """
             FROM requests, json_each(requests.postings) AS p
         ) GROUP BY id
     )"""
-"""What rows have on each counter: held by open ones, kept for unresolved ones, spent, and that of overruns."""
+"""What rows have on each counter: held by open ones, kept for unresolved ones, spent, and that of overruns. To be
+joined on `+c.id`: a plain column lends its affinity to the comparison, and then SQLite looks nothing up, but goes
+through all of this for each counter."""
 
 INVARIANTS = (
     Invariant(
@@ -79,7 +81,7 @@ INVARIANTS = (
         SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': unresolved ' || c.unresolved
                || ', rows say ' || coalesce(p.unresolved, 0) || '; spent ' || c.spent || ', rows say '
                || (c.opening + coalesce(p.spent, 0))
-        FROM counters AS c LEFT JOIN posted AS p USING (id)
+        FROM counters AS c LEFT JOIN posted AS p ON p.id = +c.id
         WHERE c.unresolved <> coalesce(p.unresolved, 0) OR c.spent <> c.opening + coalesce(p.spent, 0)
         UNION ALL
         SELECT 'counter ' || id || ' is missing: rows say unresolved ' || unresolved || ', spent ' || spent
@@ -91,7 +93,7 @@ INVARIANTS = (
         WITH {_POSTED}
         SELECT c.limit_id || ' from ' || datetime(c.window_start, 'unixepoch') || ': '
                || (c.spent + c.unresolved + coalesce(p.open, 0)) || ' of ' || c.cap
-        FROM counters AS c LEFT JOIN posted AS p USING (id)
+        FROM counters AS c LEFT JOIN posted AS p ON p.id = +c.id
         WHERE c.spent + c.unresolved + coalesce(p.open, 0) - coalesce(p.overrun, 0) > max(c.cap, c.opening)""",
     ),
     Invariant(

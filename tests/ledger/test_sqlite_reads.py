@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
@@ -267,6 +268,39 @@ async def test_a_broken_promise_is_named(filming: SqliteStore, broken: str, prom
     found = (await filming.verify()).broken
     assert {each.split(": ")[0] for each in found} == promises
     assert all("\n" not in each and each.split(": ", 1)[1] for each in found)
+
+
+async def filled_with(store: SqliteStore, minutes: int) -> None:
+    """Of each minute one request that ended, one whose job ended and one whose job runs, on a counter of its own."""
+    ledger, rate = store.ledger, limit("requests", "minute", 9)
+    for minute in range(minutes):
+        ended, filmed, films = (opening([rate], now=NOW + 60 * minute) for _ in range(3))
+        await asyncio.gather(*(ledger.open(opened) for opened in (ended, filmed, films)))
+        await asyncio.gather(*(ledger.submitted(job(opened), ANSWERED) for opened in (filmed, films)))
+        await asyncio.gather(ledger.settle(answered(ended)), ledger.settle(completed(filmed)))
+
+
+def work_of(query: str, ledger: Path) -> int:
+    """How many instructions of its machine SQLite runs for a query that finds nothing, to the ten."""
+    instructions = itertools.count()
+    with contextlib.closing(sqlite3.connect(ledger)) as db:
+        db.set_progress_handler(lambda: next(instructions) < 0, 10)
+        assert db.execute(query).fetchall() == []
+    return 10 * next(instructions)
+
+
+async def test_the_work_of_checking_grows_as_the_ledger_does(tmp_path: Path) -> None:
+    work = {}
+    for minutes in (300, 1200):
+        (tmp_path / f"{minutes}").mkdir()
+        store = SqliteStore(tmp_path / f"{minutes}")
+        store.open()
+        await filled_with(store, minutes)
+        await store.close()
+        work[minutes] = {invariant.promise: work_of(invariant.query, store.path) for invariant in INVARIANTS}
+    growth = {promise: work[1200][promise] / max(work[300][promise], 1) for promise in work[300]}
+    # Four times the rows; to go through one table for each row of another would be sixteen times the work.
+    assert {promise: times for promise, times in growth.items() if times > 5} == {}
 
 
 async def test_no_more_violations_are_listed_than_asked_for(filled: SqliteStore) -> None:
