@@ -189,9 +189,17 @@ SELECT_RUNNING_JOBS = """
     SELECT jobs.* FROM open_requests CROSS JOIN jobs USING (request_id) ORDER BY submitted_ms, job_id"""
 """In this order (`CROSS`): there are few open requests, and jobs of all time."""
 
-SPENT_BEFORE = """
-    SELECT team, key_id, coalesce(model_served, model_requested), sum(cost_nusd + unresolved_nusd),
-           sum(input_tokens + output_tokens), count(*)
+_STARTED = """
     FROM requests
-    WHERE request_id >= ? AND started_ms >= ? AND started_ms < ?
-    GROUP BY 1, 2, 3"""
+    WHERE request_id >= :first_id AND started_ms >= :start_ms AND started_ms < :end_ms
+          AND (:team IS NULL OR team = :team) AND (:key IS NULL OR key_id = :key)"""
+
+MODELS_STARTED = f"SELECT DISTINCT coalesce(model_served, model_requested) {_STARTED}"
+
+SPENT_BEFORE = f"""
+    SELECT coalesce(sum(cost_nusd + unresolved_nusd), 0) AS usd,
+           coalesce(sum(input_tokens + output_tokens), 0) AS tokens, count(*) AS requests
+    {_STARTED}
+          AND (:models IS NULL
+               OR coalesce(model_served, model_requested) IN (SELECT value FROM json_each(:models)))"""
+"""Without groups, as to sort the rows takes five times as long as to read them."""

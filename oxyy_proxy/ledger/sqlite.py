@@ -287,16 +287,22 @@ class SqliteLedger:
 
     def _spent_before(self, limit: Limit, window: Window) -> int:
         """What the rows say was spent in this window before the limit had a counter in it: a limit that is added in
-        the middle of a month starts where the month stands."""
+        the middle of a month starts where the month stands. Meanwhile nothing else is written: measured, 0.2 s for each
+        million requests of the window, 0.4 s where the limit names models."""
         self._flush()  # what this transaction has ended counts too
-        spent = 0
-        for team, key_id, model, cost_nusd, tokens, count in self._db.execute(
-            schema.SPENT_BEFORE,
-            (first_id_at(window.start - LONGEST_BODY_S), window.start * 1000, window.end * 1000),
-        ):
-            if limit.team in (None, team) and limit.key in (None, key_id) and budget.covers(limit, model):
-                spent += {"usd": cost_nusd, "tokens": tokens, "requests": count}[limit.meter]
-        return spent
+        of: dict[str, Any] = {
+            "first_id": first_id_at(window.start - LONGEST_BODY_S),
+            "start_ms": window.start * 1000,
+            "end_ms": window.end * 1000,
+            "team": limit.team,
+            "key": limit.key,
+            "models": None,
+        }
+        if limit.models:
+            models = [model for (model,) in self._db.execute(schema.MODELS_STARTED, of) if budget.covers(limit, model)]
+            of["models"] = json.dumps(models)
+        usd, tokens, requests = self._db.execute(schema.SPENT_BEFORE, of).fetchone()
+        return int({"usd": usd, "tokens": tokens, "requests": requests}[limit.meter])
 
     # --- the verbs, run in a transaction -----------------------------------------------------------------------
 

@@ -487,6 +487,8 @@ class TestChangingLimits:
             limit(key="search-dev"): 30,
             limit(models=["claude-*"]): 20,
             limit(models=["gpt-*"], team=None): 180,
+            limit(models=["gpt-*"], key="search-dev"): 30,
+            limit(models=["veo-*"]): 0,
             limit("tokens", team=None): 28,
             limit("tokens", key="search-dev"): 7,
             limit("requests", team=None): 5,

@@ -150,6 +150,17 @@ async def test_running_jobs_are_found_without_a_search_through_all_of_them(sqlit
         assert re.match(r"SEARCH \w+ USING (COVERING )?INDEX jobs_by_request \(request_id=\?\)", jobs), plan
 
 
+@pytest.mark.parametrize("query", [schema.SPENT_BEFORE, schema.MODELS_STARTED], ids=["spent", "models"])
+async def test_what_a_window_has_spent_is_read_from_its_rows_alone_and_without_sorting_them(
+    sqlite_store: SqliteStore, query: str
+) -> None:
+    sqlite_store.open()
+    query = re.sub(r":\w+", "NULL", query)
+    plan = [str(step[3]) for step in ask(sqlite_store.path, f"EXPLAIN QUERY PLAN {query}")]
+    assert plan[0] == "SEARCH requests USING PRIMARY KEY (request_id>?)"
+    assert not [step for step in plan if "GROUP BY" in step or "SCAN requests" in step]
+
+
 async def test_every_step_can_be_made_one_after_the_other(sqlite_store: SqliteStore) -> None:
     """Not only all at once, as a new file does."""
     db = sqlite3.connect(sqlite_store.path, isolation_level=None)
