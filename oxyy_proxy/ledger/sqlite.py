@@ -84,6 +84,7 @@ class SqliteLedger:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._late: list[_Waiting] = []
         self._book = Book()
+        self._counters_kept = _COUNTERS_KEPT
         self._closed = False
         self.writable = True
         self.recovered = Recovered(0, 0, 0)
@@ -252,11 +253,16 @@ class SqliteLedger:
         key = (limit.id, window.start)
         counter = self._book.counters.get(key)
         if counter is None:
-            if len(self._book.counters) >= _COUNTERS_KEPT:
-                self._book.drop_past_counters(window.start)
+            if len(self._book.counters) >= self._counters_kept:
+                self._drop_past_counters(window.start)
             counter = self._load_counter(limit, window) or self._make_counter(limit, window)
             self._book.add_counter(key, counter)
         return counter
+
+    def _drop_past_counters(self, now: int) -> None:
+        """To look at all of them takes long where many are needed: next when there are twice as many."""
+        self._book.drop_past_counters(now)
+        self._counters_kept = max(_COUNTERS_KEPT, 2 * len(self._book.counters))
 
     def _looked_at(self, limit: Limit, now: float) -> Counter:
         """The counter as it stands, for somebody who looks. A short window that nobody used gets no row by that: every

@@ -16,6 +16,7 @@ import pytest
 
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, QuotaExceeded
 from oxyy_proxy.ledger import sqlite, sqlite_open
+from oxyy_proxy.ledger.book import Book
 from tests.ledger.making import (
     AMBIGUOUS,
     ANSWERED,
@@ -560,6 +561,32 @@ async def test_counters_of_ended_windows_leave_memory_and_stay_in_the_store(
         (again,) = await sqlite_store.ledger.standings([rate], NOW + 60 * minute)
         assert (again.spent, again.held) == (1, 0)
     assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_counters_that_are_needed_are_not_looked_at_again_for_each_new_one(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_COUNTERS_KEPT", 4)
+    looked_at: list[int] = []
+    drop = Book.drop_past_counters
+
+    def noted(book: Book, now: int) -> None:
+        looked_at.append(len(book.counters))
+        drop(book, now)
+
+    monkeypatch.setattr(Book, "drop_past_counters", noted)
+    ledger = sqlite_store.open()
+    needed = [limit("requests", "hour", 1, team=f"team-{n}") for n in range(100)]
+    await ledger.open(opening(needed))
+    assert looked_at == [4, 8, 16, 32, 64]
+    looked_at.clear()
+    rate = limit("requests", "minute", 1)
+    for minute in range(1, 1000):
+        opened = opening([rate], now=NOW + 3600 + 60 * minute)
+        await ledger.open(opened)
+        await ledger.settle(answered(opened))
+    assert max(looked_at) <= 2 * (len(needed) + 1)  # as many are in memory at most
+    assert sum(looked_at) < 3 * 1000
 
 
 async def test_the_counter_of_a_job_from_before_a_restart_is_never_forgotten(
