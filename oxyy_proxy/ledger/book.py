@@ -199,6 +199,8 @@ class Book:
         self.parked: set[str] = set()
         """The open requests that wait for their job, and not for an answer."""
         self.totals: dict[TotalKey, Total] = {}
+        self.latest_ms: dict[str, int] = {}
+        """By team: when the last of its requests began, of those that this process has opened."""
         self.opened: list[tuple[object, ...]] = []
         self.reopened: dict[str, tuple[object, ...]] = {}
         """By request: of two changes in one transaction the second counts."""
@@ -228,6 +230,9 @@ class Book:
             counter.held += amount
         self._to_undo.append((self._forget, (request, self.open.get(request.head[0]))))
         self._put(request)
+        _, started_ms, team, *_ = request.head
+        if started_ms > self.latest_ms.get(team, 0):
+            self.latest_ms[team] = started_ms
 
     def _forget(self, request: OpenRequest, was: OpenRequest | None) -> None:
         for counter, amount in zip(request.group.counters, request.held, strict=True):

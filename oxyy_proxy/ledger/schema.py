@@ -179,6 +179,10 @@ SELECT_COUNTER = "SELECT id, cap, spent, unresolved FROM counters WHERE limit_id
 SELECT_COUNTER_BY_ID = """
     SELECT limit_id, window_start, window_end, meter, models, cap, spent, unresolved FROM counters WHERE id = ?"""
 
+SELECT_LAST_ID = """
+    SELECT max(request_id) FROM (SELECT max(request_id) AS request_id FROM requests
+                                 UNION ALL SELECT max(request_id) FROM open_requests)"""
+
 SELECT_LEFT_OPEN = "SELECT o.*, j.job_id FROM open_requests AS o LEFT JOIN jobs AS j USING (request_id)"
 
 INSERT_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)"

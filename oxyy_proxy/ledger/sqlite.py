@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import queue
 import sqlite3
 import threading
@@ -33,7 +34,7 @@ from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing, Watch, Window
 from oxyy_proxy.rules.figures import Snapshot
-from oxyy_proxy.rules.requestid import first_id_at
+from oxyy_proxy.rules.requestid import first_id_at, made_at
 from oxyy_proxy.rules.types import Limit, Target
 
 RETRY_EVERY_S = 0.5
@@ -86,6 +87,7 @@ class SqliteLedger:
         self._book = Book()
         self._counters_kept = _COUNTERS_KEPT
         self._closed = False
+        self._known_from = math.inf
         self.writable = True
         self.recovered = Recovered(0, 0, 0)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -140,8 +142,17 @@ class SqliteLedger:
             load_totals(self._db, self._book)
             self.recovered = recover(self._db, self._book, time.time())
             self._flush()
+            self._known_from = self._after_all_rows()
         self._book.commit()
         self._thread.start()
+
+    def _after_all_rows(self) -> float:
+        """The first second at which no request began that is in the store now. Infinite where its ids tell no time."""
+        (last,) = self._db.execute(schema.SELECT_LAST_ID).fetchone()
+        try:
+            return 0.0 if last is None else made_at(last) + LONGEST_BODY_S + 1
+        except ValueError:
+            return math.inf
 
     def _probe(self) -> None:
         """Write what is there already: changes nothing, and has to be written."""
@@ -295,6 +306,8 @@ class SqliteLedger:
         """What the rows say was spent in this window before the limit had a counter in it: a limit that is added in
         the middle of a month starts where the month stands. Meanwhile nothing else is written: measured, 0.2 s for each
         million requests of the window, 0.4 s where the limit names models."""
+        if window.start >= self._known_from and not self._has_begun_since(window.start, limit.team):
+            return 0  # as for nearly every new minute
         self._flush()  # what this transaction has ended counts too
         of: dict[str, Any] = {
             "first_id": first_id_at(window.start - LONGEST_BODY_S),
@@ -309,6 +322,12 @@ class SqliteLedger:
             of["models"] = json.dumps(models)
         usd, tokens, requests = self._db.execute(schema.SPENT_BEFORE, of).fetchone()
         return int({"usd": usd, "tokens": tokens, "requests": requests}[limit.meter])
+
+    def _has_begun_since(self, epoch_s: int, team: str | None) -> bool:
+        """Whether a request of the team, or of any, has begun then or later, of those that this process has opened."""
+        latest_ms = self._book.latest_ms
+        latest = max(latest_ms.values(), default=0) if team is None else latest_ms.get(team, 0)
+        return latest >= epoch_s * 1000
 
     # --- the verbs, run in a transaction -----------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import pytest
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, QuotaExceeded
 from oxyy_proxy.ledger import sqlite, sqlite_open
 from oxyy_proxy.ledger.book import Book
+from oxyy_proxy.rules.types import Limit
 from tests.ledger.making import (
     AMBIGUOUS,
     ANSWERED,
@@ -560,6 +561,44 @@ async def test_counters_of_ended_windows_leave_memory_and_stay_in_the_store(
     for minute in range(1, 20):
         (again,) = await sqlite_store.ledger.standings([rate], NOW + 60 * minute)
         assert (again.spent, again.held) == (1, 0)
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_what_a_new_window_has_spent_is_asked_of_the_rows_only_where_a_request_may_have_begun_in_it(
+    sqlite_store: SqliteStore,
+) -> None:
+    sqlite_store.open()
+    mine, theirs, ours = (
+        limit("requests", "minute"),
+        limit("requests", "minute", team="b"),
+        limit(team=None, per="hour"),
+    )
+    asked: list[str] = []
+
+    async def begins(at: float, *limits: Limit, team: str = "search") -> int:
+        """How often the rows were asked for what was spent."""
+        opened = opening(limits, now=at, team=team)
+        sqlite_store.ledger._db.set_trace_callback(lambda text: asked.append(text) if "sum(" in text else None)
+        await sqlite_store.ledger.open(opened)
+        sqlite_store.ledger._db.set_trace_callback(None)
+        await sqlite_store.ledger.settle(answered(opened))
+        count = len(asked)
+        asked.clear()
+        return count
+
+    assert await begins(NOW, mine) == 0  # nothing is in the store
+    assert await begins(NOW + 1) == 0
+    assert await begins(NOW + 60, mine) == 0  # a new minute, and its first request
+    assert await begins(NOW + 61, theirs, team="b") == 0  # and the first of another team
+    assert await begins(NOW + 62, ours) == 1  # in an hour in which others were before it
+    assert await begins(NOW + 3600, ours, mine) == 0
+    assert await begins(NOW + 3720, team="b") == 0
+    assert await begins(NOW + 3721, theirs, team="b") == 1  # a limit that was added in the middle of a minute
+    (stands,) = await sqlite_store.ledger.standings([theirs], NOW + 3721)
+    assert stands.spent == 2
+    await sqlite_store.reopen()
+    assert await begins(NOW + 3780, mine) == 1  # an earlier process may have begun one whose body came late
+    assert await begins(NOW + 3 * 3600, mine) == 0
     assert (await sqlite_store.verify()).broken == ()
 
 

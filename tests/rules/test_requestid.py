@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oxyy_proxy.rules.requestid import first_id_at, request_id
+from oxyy_proxy.rules.requestid import first_id_at, made_at, request_id
 
 NOW = st.floats(0, 2**34, allow_nan=False)
 ENTROPY = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -27,6 +28,18 @@ def test_ids_sort_by_the_millisecond(first: float, second: float, entropy: tuple
     assert len(one) == len(other)
     if int(first * 1000) != int(second * 1000):
         assert (one < other) == (first < second)
+
+
+@given(now=NOW, entropy=ENTROPY)
+@settings(deadline=None, max_examples=200)
+def test_an_id_tells_when_it_was_made(now: float, entropy: str) -> None:
+    assert made_at(request_id(now, entropy)) == int(now * 1000) / 1000
+
+
+@pytest.mark.parametrize("other", ["", "req", "job_18bcfe569f4", "req_xyz"])
+def test_what_is_no_id_tells_nothing(other: str) -> None:
+    with pytest.raises(ValueError, match=r"request id|invalid literal"):
+        made_at(other)
 
 
 def test_an_id_shows_its_prefix_time_and_entropy() -> None:
