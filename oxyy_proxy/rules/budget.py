@@ -36,8 +36,10 @@ class Watch:
 
     limits: tuple[Limit, ...]
     windows: tuple[Window, ...]
-    by_meter: tuple[tuple[Meter, tuple[int, ...]], ...]
-    """Each meter with the positions of its limits."""
+    by_meter: tuple[tuple[int, ...], ...]
+    """The positions of the limits of each meter that has a window."""
+    alone: tuple[int, ...]
+    """The same, where each of these meters has one limit; else empty."""
     covered: tuple[tuple[int, ...], ...]
     """Positions of targets in the chain: each set that a limit covers."""
     worsts: tuple[int, ...]
@@ -136,13 +138,17 @@ def _watched(plan: Plan, now: int) -> Watch:
             continue
         if covered not in groups:
             groups.append(covered)
-        by_meter.setdefault(limit.meter, []).append(len(limits))
+        if limit.per is not None:
+            by_meter.setdefault(limit.meter, []).append(len(limits))
         limits.append(limit)
         worsts.append(_FIGURE[limit.meter] and _FIGURE[limit.meter] + 2 * groups.index(covered))
+    windows = tuple([window(limit, now) for limit in limits])
+    places = tuple([tuple(each) for each in by_meter.values()])
     return Watch(
         tuple(limits),
-        tuple([window(limit, now) for limit in limits]),
-        tuple([(meter, tuple(places)) for meter, places in by_meter.items()]),
+        windows,
+        places,
+        tuple([each[0] for each in places]) if all(len(each) == 1 for each in places) else (),
         tuple(groups),
         tuple(worsts),
     )
@@ -217,9 +223,9 @@ def duration(seconds: int) -> str:
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
 
 
-def tightest(watch: Watch, remaining: Sequence[int]) -> list[tuple[Meter, int]]:
-    """Of each meter, the position of the limit that has the least left. `remaining`: what each limit has left."""
-    return [
-        (meter, places[0] if len(places) == 1 else min(places, key=remaining.__getitem__))
-        for meter, places in watch.by_meter
-    ]
+def tightest(watch: Watch, remaining: Sequence[int]) -> tuple[int, ...]:
+    """Of each meter that has a window, the position of the limit that has the least left. `remaining`: what each limit
+    has left."""
+    if watch.alone:
+        return watch.alone
+    return tuple([min(places, key=remaining.__getitem__) for places in watch.by_meter])

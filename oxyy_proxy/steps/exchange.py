@@ -41,8 +41,8 @@ from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
 from oxyy_proxy.steps.job import job_status
 from oxyy_proxy.steps.receive import receive
-from oxyy_proxy.steps.relay import answer_headers, relay
-from oxyy_proxy.steps.response import whole_response
+from oxyy_proxy.steps.relay import answer_lines, as_lines, relay
+from oxyy_proxy.steps.response import WholeAnswer
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import SWEEP_EVERY_S
 from oxyy_proxy.uploads import TEAM_SHARE
@@ -257,8 +257,7 @@ def _no_route(path: str, method: str) -> ProxyError:
 
 def _json(x: Exchange, value: object) -> web.StreamResponse:
     x.status = 200
-    headers = {**answer_headers(x), "Content-Type": "application/json"}
-    return whole_response(200, headers, orjson.dumps(value))
+    return WholeAnswer(200, f"{answer_lines(x)}Content-Type: application/json\r\n", orjson.dumps(value))
 
 
 def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
@@ -268,8 +267,8 @@ def _refusal(x: Exchange, error: ProxyError) -> web.StreamResponse:
         status, content_type, body = error.upstream_status, error.content_type, error.body
     x.status = status
     x.error_code = error.code
-    headers = {**answer_headers(x), **error.headers, "Content-Type": content_type}
-    response = whole_response(status, headers, body)
+    lines = f"{answer_lines(x)}{as_lines(error.headers)}Content-Type: {content_type}\r\n"
+    response = WholeAnswer(status, lines, body)
     if isinstance(error, RequestTooLarge | UnsupportedEncoding | MalformedRequest | Overloaded | DeadlinePassed):
         response.force_close()  # the rest of the body is not wanted
     return response

@@ -9,8 +9,8 @@ from oxyy_proxy.endpoints import videos
 from oxyy_proxy.errors import JobNotFound, UpstreamAuth, UpstreamBadResponse
 from oxyy_proxy.ledger.base import Job
 from oxyy_proxy.rules.types import Principal
-from oxyy_proxy.steps.relay import answer_headers
-from oxyy_proxy.steps.response import whole_response
+from oxyy_proxy.steps.relay import answer_lines
+from oxyy_proxy.steps.response import WholeAnswer
 from oxyy_proxy.steps.state import Exchange, Services
 
 LIMIT_S = 60.0
@@ -34,7 +34,7 @@ async def job_status(services: Services, x: Exchange, principal: Principal, job_
     elif status < 400:
         raise UpstreamBadResponse(f"The upstream answered {status}, which is not an answer. Retry.")
     x.status = status
-    return whole_response(status, {**answer_headers(x), "Content-Type": content_type}, body)
+    return WholeAnswer(status, f"{answer_lines(x)}Content-Type: {content_type}\r\n", body)
 
 
 async def _ask(services: Services, x: Exchange, job: Job) -> tuple[int, str, bytes]:

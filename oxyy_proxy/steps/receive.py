@@ -44,8 +44,8 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
 
 
 async def _json(services: Services, x: Exchange, request: web.BaseRequest, limit_bytes: int) -> bytes:
-    content = request.content
-    if content.is_eof() and content.total_bytes <= limit_bytes:
+    announced, content = request.content_length, request.content
+    if announced is not None and announced <= limit_bytes and content.is_eof():
         return content.read_nowait()  # it came with its head, as most do
     return await (await _upload(services, x, request, limit_bytes)).whole()
 

@@ -6,6 +6,8 @@ The settlement is durable before the last byte: before a whole answer, before th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from functools import lru_cache
 from time import monotonic
 
 import orjson
@@ -15,21 +17,12 @@ from oxyy_proxy.connection import SERVER
 from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
 from oxyy_proxy.ledger.base import Job
-from oxyy_proxy.rules.budget import duration, tightest
+from oxyy_proxy.rules.budget import Watch, duration, tightest
 from oxyy_proxy.rules.price import cost_nusd, usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
 from oxyy_proxy.steps.hold import Hold, attempt_end
-from oxyy_proxy.steps.response import whole_response
+from oxyy_proxy.steps.response import StreamedAnswer, WholeAnswer
 from oxyy_proxy.steps.state import Call, Exchange, Services
-
-BEHIND_BYTES = 32 * 1024
-"""Bytes that a client has not taken yet, at which it is waited for."""
-
-
-_RATE_HEADERS = {
-    meter: tuple([f"x-ratelimit-{what}-{meter}" for what in ("limit", "remaining", "reset")])
-    for meter in ("tokens", "requests")
-}
 
 
 async def relay(
@@ -55,8 +48,9 @@ async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.St
         usage = call.ask.likely_usage(answered.target.model, x.policy.part_tokens, answered.answer.output_bytes)
     await hold.answered(usage)
     x.status = 200
-    headers = {**answer_headers(x), "Content-Type": answered.content_type, "x-oxyy-cost-usd": usd(x.cost_nusd)}
-    return whole_response(200, headers, answered.body)
+    cost = usd(x.cost_nusd)
+    lines = f"{answer_lines(x)}Content-Type: {answered.content_type}\r\nx-oxyy-cost-usd: {cost}\r\n"
+    return WholeAnswer(200, lines, answered.body)
 
 
 async def _submitted(
@@ -77,34 +71,53 @@ async def _submitted(
     await hold.submitted(job)
     await services.jobs.seen(job, seen)
     x.status = 200
-    return whole_response(200, {**answer_headers(x), "Content-Type": answered.content_type}, answered.body)
+    return WholeAnswer(200, f"{answer_lines(x)}Content-Type: {answered.content_type}\r\n", answered.body)
 
 
 async def _passed_through(x: Exchange, hold: Hold, answered: PassedThrough) -> web.StreamResponse:
     await hold.ended(answered.end, answered.status, f"upstream_{answered.status}")
     x.status = answered.status
-    headers = {**answer_headers(x), **answered.headers, "Content-Type": answered.content_type}
-    return whole_response(answered.status, headers, answered.body)
+    lines = f"{answer_lines(x)}{as_lines(answered.headers)}Content-Type: {answered.content_type}\r\n"
+    return WholeAnswer(answered.status, lines, answered.body)
 
 
-def answer_headers(x: Exchange) -> dict[str, str]:
-    """The headers of every answer that was held for: who answered, in how many attempts, and what is left."""
-    headers = {"Server": SERVER, "x-request-id": x.request_id}
+def answer_lines(x: Exchange) -> str:
+    """The headers of every answer, as lines: who answered, in how many attempts, and what is left of each meter."""
+    lines = f"Server: {SERVER}\r\nx-request-id: {x.request_id}\r\n"
     if x.model_served:
-        headers["x-oxyy-model"] = x.model_served
+        lines += f"x-oxyy-model: {x.model_served}\r\n"
     if x.attempts:
-        headers["x-oxyy-attempts"] = str(x.attempts)
+        lines += f"x-oxyy-attempts: {x.attempts}\r\n"
     if x.watch is None:
-        return headers
-    for meter, place in tightest(x.watch, x.remaining):
-        if meter == "usd":
-            headers["x-oxyy-budget-remaining-usd"] = usd(x.remaining[place])
-        elif meter != "concurrent":
-            limit, remaining, reset = _RATE_HEADERS[meter]
-            headers[limit] = str(x.watch.limits[place].cap)
-            headers[remaining] = str(x.remaining[place])
-            headers[reset] = duration(max(0, int(x.watch.windows[place].end - x.started_at)))
-    return headers
+        return lines
+    places = tightest(x.watch, x.remaining)
+    return lines + _left_lines(x.watch, places, int(x.started_at)) % tuple([_left(x, place) for place in places])
+
+
+def _left(x: Exchange, place: int) -> int | str:
+    assert x.watch is not None
+    left = x.remaining[place]
+    return usd(left) if x.watch.limits[place].meter == "usd" else left
+
+
+@lru_cache(maxsize=1024)
+def _left_lines(watch: Watch, places: tuple[int, ...], second: int) -> str:
+    """What is left of the limits at these places, with a gap for each figure: the rest is the same for a second."""
+    lines = ""
+    for place in places:
+        limit, window = watch.limits[place], watch.windows[place]
+        if limit.meter == "usd":
+            lines += "x-oxyy-budget-remaining-usd: %s\r\n"
+        else:
+            lines += (
+                f"x-ratelimit-limit-{limit.meter}: {limit.cap}\r\nx-ratelimit-remaining-{limit.meter}: %d\r\n"
+                f"x-ratelimit-reset-{limit.meter}: {duration(max(0, window.end - second))}\r\n"
+            )
+    return lines
+
+
+def as_lines(headers: Mapping[str, str]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 def error_event(error: ProxyError) -> bytes:
@@ -116,10 +129,8 @@ class _Stream:
     """One stream on its way. The client may leave at any byte; the meter goes on then."""
 
     __slots__ = (
-        "_at_once",
         "_behind",
         "_call",
-        "_chunked",
         "_client_is_there",
         "_error",
         "_hold",
@@ -152,23 +163,21 @@ class _Stream:
         self._client_is_there = True
         x.status = 200
         x.model_served = streaming.target.model.name
-        self._response = web.StreamResponse(status=200, headers=self._head())
-        self._at_once = self._chunked = False
+        self._response = self._answer()
         self._error: ProxyError | None = None
         self._behind = b""
         self.since: float | None = None  # as long as the client is waited for (see `sweep.Waiting`)
         self.limit_s = x.policy.retry.idle_s
 
-    def _head(self) -> dict[str, str]:
-        x, streaming = self._x, self._streaming
-        headers = {**answer_headers(x), "Content-Type": streaming.content_type}
+    def _answer(self) -> StreamedAnswer:
+        streaming = self._streaming
+        lines = f"{answer_lines(self._x)}Content-Type: {streaming.content_type}\r\n"
         if streaming.meter.events:
-            return {**headers, "Cache-Control": "no-cache"}
-        if length := streaming.answer.header("Content-Length"):
-            headers["Content-Length"] = length
+            return StreamedAnswer(f"{lines}Cache-Control: no-cache\r\n")
         if streaming.meter.promised is not None:
-            headers["x-oxyy-cost-usd"] = usd(cost_nusd(streaming.meter.promised, streaming.target.model.prices))
-        return headers
+            cost = usd(cost_nusd(streaming.meter.promised, streaming.target.model.prices))
+            lines = f"{lines}x-oxyy-cost-usd: {cost}\r\n"
+        return StreamedAnswer(lines, streaming.answer.header("Content-Length"))
 
     async def run(self) -> web.StreamResponse:
         self._services.sweeper.add(self)
@@ -207,11 +216,7 @@ class _Stream:
             await self._response.prepare(self._request)
         except ConnectionError:
             self._client_is_there = False
-        await self._send(self._streaming.first)
-        # From here on chunks may be written past aiohttp's writer, which has nothing of its own left to send.
-        headers = self._response.headers
-        self._chunked = headers.get("Transfer-Encoding") == "chunked"
-        self._at_once = bool(self._streaming.first) and (self._chunked or "Content-Length" in headers)
+        await self._send(self._streaming.first, begins=True)
         self._x.first_byte_s = monotonic() - self._x.started
 
     def _take(self, data: bytes) -> bool:
@@ -219,24 +224,14 @@ class _Stream:
         keep up it waits in `_behind`, and the upstream is not read until it is sent."""
         meter = self._meter
         out = meter.feed(data)
-        if not out:
-            return not meter.ended
-        transport = self._request.transport
-        if (
-            transport is None
-            or transport.is_closing()
-            or not self._at_once
-            or transport.get_write_buffer_size() > BEHIND_BYTES
-        ):
+        if out and not self._response.put(out):
             self._behind = out
             return False
-        # It keeps up, as most do: no switch of tasks, no timer.
-        transport.write(b"%x\r\n%b\r\n" % (len(out), out) if self._chunked else out)
         return not meter.ended
 
-    async def _send(self, data: bytes) -> None:
-        """Write, and wait while the client is behind; not for ever."""
-        if not data or not self._client_is_there:
+    async def _send(self, data: bytes, *, begins: bool = False) -> None:
+        """Write, and wait while the client is behind; not for ever. The answer begins even with no byte of it."""
+        if not (data or begins) or not self._client_is_there:
             return
         self.since = monotonic()
         try:

@@ -351,7 +351,13 @@ def test_the_tightest_limit_has_the_least_left_not_the_lowest_cap() -> None:
     left = {wide: 10, narrow: 50, other: 1}
     for order in ((other, narrow, wide), (wide, narrow, other)):
         watch, _ = reservations(Plan("gpt-5", (GPT,), order), 1e9)
-        found = dict(tightest(watch, [left[of] for of in order]))
-        assert {meter: order[place] for meter, place in found.items()} == {"usd": wide, "tokens": other}
+        found = tightest(watch, [left[of] for of in order])
+        assert {order[place] for place in found} == {wide, other}
     nothing, _ = reservations(Plan("gpt-5", (GPT,), ()), 1e9)
-    assert tightest(nothing, ()) == []
+    assert tightest(nothing, ()) == ()
+
+
+def test_a_limit_that_is_alone_of_its_meter_is_the_tightest_and_one_without_a_window_is_none() -> None:
+    order = (limit(), limit("concurrent", None), limit("tokens", "minute"))
+    watch, _ = reservations(Plan("gpt-5", (GPT,), order), 1e9)
+    assert [order[place].meter for place in tightest(watch, (1, 2, 3))] == ["usd", "tokens"]

@@ -10,16 +10,16 @@ import pytest
 from aiohttp import web
 
 from oxyy_proxy.listener import Listener
-from oxyy_proxy.steps.response import AT_ONCE_BYTES, whole_response
+from oxyy_proxy.steps.response import BEHIND_BYTES, StreamedAnswer, WholeAnswer
 
-SAID = {"Server": "oxyy-proxy", "Content-Type": "text/plain"}
+SAID = "Server: oxyy-proxy\r\nContent-Type: text/plain\r\n"
 
 
 async def served(body: bytes, *requests: bytes, status: int = 200, close: bool = False) -> list[tuple[bytes, bytes]]:
     """(head, body) of the answer to each request, sent one after the other on one connection."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        response = whole_response(status, SAID, body)
+        response = WholeAnswer(status, SAID, body)
         if close:
             response.force_close()
         return response
@@ -44,7 +44,7 @@ async def served(body: bytes, *requests: bytes, status: int = 200, close: bool =
     return answers
 
 
-@pytest.mark.parametrize("size", [0, 1, AT_ONCE_BYTES, AT_ONCE_BYTES + 1, 3 * 2**20])
+@pytest.mark.parametrize("size", [0, 1, BEHIND_BYTES - 1, BEHIND_BYTES, 3 * 2**20])
 async def test_a_body_of_any_size_arrives_with_its_length_and_the_connection_stays(size: int) -> None:
     body = b"x" * size
     request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -95,3 +95,102 @@ async def test_head_gets_the_length_and_no_body() -> None:
 async def test_the_status_line_is_complete(status: int, line: bytes) -> None:
     ((head, _),) = await served(b"", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", status=status)
     assert head.startswith(b"HTTP/1.1 " + line + b"\r\n")
+
+
+async def streamed(*requests: bytes, length: str = "", pieces: tuple[bytes, ...] = (b"one", b"two")) -> bytes:
+    """All that comes back until the connection closes."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        answer = StreamedAnswer(SAID, length)
+        await answer.prepare(request)
+        for at, piece in enumerate(pieces):
+            if at % 2:
+                assert answer.put(piece)
+            else:
+                await answer.write(piece)
+        await answer.write_eof(b"end")
+        return answer
+
+    listener = Listener(handle)
+    await listener.open("127.0.0.1", 0)
+    host, _, port = listener.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(b"".join(requests))
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
+        await listener.close()
+
+
+KEPT, LAST = (b"POST / HTTP/1.1\r\nHost: h\r\nConnection: %b\r\n\r\n" % word for word in (b"keep-alive", b"close"))
+
+
+async def test_a_stream_is_chunked_and_its_connection_stays() -> None:
+    first, second = (await streamed(KEPT, LAST)).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    for answer in (first, second):
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"Transfer-Encoding: chunked" in head
+        assert b"Content-Length" not in head
+        assert body == b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"
+    assert b"Connection: close" in second
+    assert b"Connection:" not in first
+
+
+async def test_a_stream_of_a_known_length_is_not_chunked() -> None:
+    first, second = (await streamed(KEPT, LAST, length="9")).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    for answer in (first, second):
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"Content-Length: 9" in head
+        assert b"chunked" not in head
+        assert body == b"onetwoend"
+
+
+async def test_a_stream_over_http_1_0_ends_with_its_connection_also_where_that_was_to_stay() -> None:
+    answer = await streamed(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 OK")
+    assert b"keep-alive" not in head
+    assert body == b"onetwoend"
+
+
+async def test_a_stream_without_a_piece_has_its_head_all_the_same() -> None:
+    answer = await streamed(LAST, pieces=())
+    assert answer.endswith(b"\r\n\r\n3\r\nend\r\n0\r\n\r\n")
+
+
+async def test_a_client_that_is_behind_is_waited_for_and_gets_no_more_meanwhile() -> None:
+    told: list[bool] = []
+    over = asyncio.Event()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        answer, transport = StreamedAnswer(SAID), request.transport
+        assert transport is not None
+        await answer.prepare(request)
+        while answer.put(bytes(2**20)):
+            pass
+        told.append(transport.get_write_buffer_size() > BEHIND_BYTES)
+        waiting = asyncio.ensure_future(answer.write(b"the next"))
+        await asyncio.sleep(0.05)
+        told.append(waiting.done())
+        transport.abort()
+        await waiting
+        told.append(answer.put(b"more"))
+        with pytest.raises(ConnectionError):
+            await answer.write(b"more")
+        over.set()
+        return answer
+
+    listener = Listener(handle)
+    await listener.open("127.0.0.1", 0)
+    host, _, port = listener.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=1)  # it takes a byte or two, and no more
+    try:
+        writer.write(LAST)
+        async with asyncio.timeout(5):
+            await over.wait()
+    finally:
+        writer.close()
+        await listener.close()
+    assert told == [True, False, False]
