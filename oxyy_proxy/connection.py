@@ -154,6 +154,11 @@ class Connection(web.RequestHandler):
             self._asked = waiter  # the first bytes of a head, and not all of it
             self._expect_head()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called after each read of a body: aiohttp would parse nothing once more each time."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _break_off(self) -> None:
         """Nothing more of the last body comes: behind what is not HTTP aiohttp would let its reader wait. Told twice,
         as one who was just woken by the end of a chunk waits again without a look at what was said meanwhile."""

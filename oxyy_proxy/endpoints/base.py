@@ -219,16 +219,20 @@ def error_answer(error: object) -> UpstreamErrorAnswer:
 
 def usage_of(usage: object) -> Usage | None:
     """The `usage` member of a chat or embeddings answer; None where it does not say (absent, malformed or all zero)."""
+    if not isinstance(usage, dict):
+        return None
     tokens_in, tokens_out = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
     if tokens_out is None:
         total = count_of(usage, "total_tokens")
         tokens_out = None if total is None or tokens_in is None else max(0, total - tokens_in)
     if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
         return None
-    assert isinstance(usage, dict)
-    details_in, details_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    cached, audio_in = count_of(details_in, "cached_tokens") or 0, count_of(details_in, "audio_tokens") or 0
-    return Usage(tokens_in, cached, audio_in, tokens_out, count_of(details_out, "audio_tokens") or 0)
+    cached = audio_in = audio_out = 0
+    if details := usage.get("prompt_tokens_details"):
+        cached, audio_in = count_of(details, "cached_tokens") or 0, count_of(details, "audio_tokens") or 0
+    if details := usage.get("completion_tokens_details"):
+        audio_out = count_of(details, "audio_tokens") or 0
+    return Usage(tokens_in, cached, audio_in, tokens_out, audio_out)
 
 
 def tokens_of(said: object) -> Usage | None:
@@ -251,6 +255,5 @@ def utf8(text: str) -> bytes:
 
 def count_of(of: object, name: str) -> int | None:
     """A member that is a count; None where there is none that makes sense."""
-    if isinstance(of, dict) and name in of and type(value := of[name]) is int and 0 <= value <= MAX_INT:
-        return value
-    return None
+    value = of.get(name) if isinstance(of, dict) else None
+    return value if type(value) is int and 0 <= value <= MAX_INT else None

@@ -230,7 +230,7 @@ class Book:
             counter.held += amount
         self._to_undo.append((self._forget, (request, self.open.get(request.head[0]))))
         self._put(request)
-        _, started_ms, team, *_ = request.head
+        started_ms, team = request.head[1:3]
         if started_ms > self.latest_ms.get(team, 0):
             self.latest_ms[team] = started_ms
 
@@ -267,9 +267,12 @@ class Book:
     def end(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
         """A request ends: what it held on each counter is given back, save what it leaves."""
         group = request.group
-        for counter, held, kept, cost in zip(group.counters, request.held, unresolved, spent):  # noqa: B905 - see `Book`
-            counter.held += kept - held
-            counter.unresolved += kept
+        if any(unresolved):
+            for counter, kept in zip(group.counters, unresolved, strict=True):
+                counter.held += kept
+                counter.unresolved += kept
+        for counter, held, cost in zip(group.counters, request.held, spent):  # noqa: B905 - see `Book`
+            counter.held -= held
             counter.spent += cost
         self._changed.update(group.counters)
         del self.open[request.head[0]]

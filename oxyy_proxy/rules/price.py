@@ -39,9 +39,8 @@ def cost_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
 def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     """The most that this usage can cost, whichever kind its tokens are counted as, whichever variant is made where
     quality or size are not known, and whether it is charged by tokens or by units."""
-    dearest_in, dearest_out = _dearest(prices, _INPUT_UNITS), _dearest(prices, _OUTPUT_UNITS)
-    by_tokens = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + _rate(prices, "request", 0)
-    worst = _round_up(by_tokens, PRICE_SCALE)
+    dearest_in, dearest_out, per_request = _dearest_of(prices)
+    worst = -(-(usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + per_request) // PRICE_SCALE)
     if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
         worst = max(worst, _round_up(_units(usage, prices, dearest_variant), _UNIT_SCALE))
     return worst
@@ -136,13 +135,25 @@ def _rate(prices: Mapping[str, Price], unit: str, otherwise: int) -> int:
     return otherwise if price is None else price.default
 
 
+_dearest_kept: dict[int, tuple[Mapping[str, Price], tuple[int, int, int]]] = {}
+"""By identity of the prices, to which an entry holds on: they do not change, and every request asks."""
+
+_DEAREST_KEPT = 4096
+
+
+def _dearest_of(prices: Mapping[str, Price]) -> tuple[int, int, int]:
+    """The dearest price of a token of input, of output, and the price of a request."""
+    kept = _dearest_kept.get(id(prices))
+    if kept is None:
+        if len(_dearest_kept) >= _DEAREST_KEPT:
+            _dearest_kept.clear()
+        kept = prices, (_dearest(prices, _INPUT_UNITS), _dearest(prices, _OUTPUT_UNITS), _rate(prices, "request", 0))
+        _dearest_kept[id(prices)] = kept
+    return kept[1]
+
+
 def _dearest(prices: Mapping[str, Price], units: tuple[str, ...]) -> int:
-    # A loop: `max` over a generator takes twice as long, and every request comes by here.
-    rate = 0
-    for unit in units:
-        if unit in prices and prices[unit].default > rate:
-            rate = prices[unit].default
-    return rate
+    return max([prices[unit].default for unit in units if unit in prices], default=0)
 
 
 def _round_up(scaled: int, scale: int) -> int:

@@ -91,29 +91,29 @@ def answer_lines(x: Exchange) -> str:
     if x.watch is None:
         return lines
     places = tightest(x.watch, x.remaining)
-    return lines + _left_lines(x.watch, places, int(x.started_at)) % tuple([_left(x, place) for place in places])
-
-
-def _left(x: Exchange, place: int) -> int | str:
-    assert x.watch is not None
-    left = x.remaining[place]
-    return usd(left) if x.watch.limits[place].meter == "usd" else left
+    left: list[int | str] = [x.remaining[place] for place in places]
+    form, of_money = _left_lines(x.watch, places, int(x.started_at))
+    if of_money is not None:
+        left[of_money] = usd(x.remaining[places[of_money]])
+    return lines + form % tuple(left)
 
 
 @lru_cache(maxsize=1024)
-def _left_lines(watch: Watch, places: tuple[int, ...], second: int) -> str:
-    """What is left of the limits at these places, with a gap for each figure: the rest is the same for a second."""
-    lines = ""
-    for place in places:
+def _left_lines(watch: Watch, places: tuple[int, ...], second: int) -> tuple[str, int | None]:
+    """What is left of the limits at these places, with a gap for each figure, and which of them is money: all else is
+    the same for a second."""
+    lines, of_money = "", None
+    for at, place in enumerate(places):
         limit, window = watch.limits[place], watch.windows[place]
         if limit.meter == "usd":
+            of_money = at
             lines += "x-oxyy-budget-remaining-usd: %s\r\n"
         else:
             lines += (
                 f"x-ratelimit-limit-{limit.meter}: {limit.cap}\r\nx-ratelimit-remaining-{limit.meter}: %d\r\n"
                 f"x-ratelimit-reset-{limit.meter}: {duration(max(0, window.end - second))}\r\n"
             )
-    return lines
+    return lines, of_money
 
 
 def as_lines(headers: Mapping[str, str]) -> str:
