@@ -49,9 +49,10 @@ _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 _CHUNKS = tuple(_chunk(event) for event in STREAM_EVENTS)
+_USAGE_CHUNK = _chunk(USAGE_EVENT)
 _ENDS = {
     False: _chunk(DONE) + b"0\r\n\r\n",
-    True: _chunk(USAGE_EVENT) + _chunk(DONE) + b"0\r\n\r\n",
+    True: _USAGE_CHUNK + _chunk(DONE) + b"0\r\n\r\n",
 }
 _BURSTS = {usage: _STREAM_HEAD + b"".join(_CHUNKS) + end for usage, end in _ENDS.items()}
 
@@ -113,10 +114,14 @@ class Upstream(asyncio.Protocol):
         self._timer = self._loop.call_at(began + index * EVENT_GAP_S, self._paced, began, index, usage)
 
     def _paced(self, began: float, index: int, usage: bool) -> None:
-        if index + 1 == EVENTS:
-            self._transport.write(_CHUNKS[index] + _ENDS[usage])
+        # Each event in a packet of its own, the one with the usage too: how soon TCP acknowledges the others depends on
+        # the largest, and a target that asks for usage would pay for that with every event.
+        last = EVENTS if usage else EVENTS - 1
+        data = _USAGE_CHUNK if index == EVENTS else _CHUNKS[index]
+        if index == last:
+            self._transport.write(data + _ENDS[False])
         else:
-            self._transport.write(_CHUNKS[index])
+            self._transport.write(data)
             self._pace(began, index + 1, usage)
 
     def _tick(self) -> None:
