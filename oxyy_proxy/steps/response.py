@@ -96,6 +96,7 @@ class StreamedAnswer(_Answer):
             self._unsent = self._head(request, framing, ends_by_close=not framing)
             if request.transport is None:
                 raise ConnectionResetError("the client has left")
+            request.transport.set_write_buffer_limits(BEHIND_BYTES)  # beyond it `write` waits
         return None
 
     def put(self, data: bytes) -> bool:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import socket
 
 import pytest
@@ -66,3 +67,22 @@ async def test_it_listens_on_ipv6_too():
         pytest.skip("no IPv6")
     assert sim.url.startswith("http://[::1]:")
     await sim.stop()
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_an_outage_loses_no_connection_that_is_just_being_accepted(sim, ticks):
+    """asyncio's server forgets them where it closes meanwhile: they stay open, and nobody answers."""
+    dialled = []
+    for _ in range(20):
+        sock = socket.socket()
+        sock.connect(("127.0.0.1", int(sim.origin.rpartition(":")[2])))
+        sock.setblocking(False)
+        dialled.append(sock)
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    await sim.refuse()
+    await sim.accept()
+    await sim.stop()
+    gc.collect()  # what was forgotten would be told of here
+    for sock in dialled:
+        sock.close()
