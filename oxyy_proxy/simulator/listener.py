@@ -38,8 +38,9 @@ class Listener:
         self._forget_reopening()
         if self._server is not None:
             self._server.close()
-            # Else asyncio forgets, without closing them, the connections that it has accepted in this moment.
-            self._server._sockets = []  # type: ignore[attr-defined]
+            if isinstance(self._server, asyncio.Server):  # and not uvloop's, which has no need of it
+                # Else it forgets, without closing them, the connections that it has accepted in this moment.
+                self._server._sockets = []  # type: ignore[attr-defined]
             self._server = None
         for connection in self._web.connections:
             if connection.transport is not None and not connection.transport.is_closing():
