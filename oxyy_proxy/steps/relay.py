@@ -6,7 +6,7 @@ The settlement is durable before the last byte: before a whole answer, before th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import lru_cache
 from time import monotonic
 
@@ -231,11 +231,14 @@ class _Stream:
 
     async def _send(self, data: bytes, *, begins: bool = False) -> None:
         """Write, and wait while the client is behind; not for ever. The answer begins even with no byte of it."""
-        if not (data or begins) or not self._client_is_there:
-            return
+        if (data or begins) and self._client_is_there:
+            await self._bounded(self._response.write(data))
+
+    async def _bounded(self, writing: Coroutine[None, None, None]) -> None:
+        """Wait for a write, as long as `expire` allows."""
         self.since = monotonic()
         try:
-            await self._response.write(data)
+            await writing
         except ConnectionError:
             self._client_is_there = False
         finally:
@@ -321,15 +324,8 @@ class _Stream:
 
     async def _end(self, farewell: bytes) -> None:
         """The last bytes and the end of the answer, in one write; the client is not waited for without end."""
-        if not self._client_is_there:
-            return
-        self.since = monotonic()
-        try:
-            await self._response.write_eof(farewell)
-        except ConnectionError:
-            self._client_is_there = False
-        finally:
-            self.since = None
+        if self._client_is_there:
+            await self._bounded(self._response.write_eof(farewell))
 
     def expire(self) -> None:
         """The client has not read for `idle` seconds: its connection is dropped, which ends the write that waits."""

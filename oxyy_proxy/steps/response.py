@@ -105,25 +105,24 @@ class StreamedAnswer(_Answer):
         transport = self._request.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BEHIND_BYTES:
             return False
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._unsent:
-            data, self._unsent = self._unsent + data, b""
-        transport.write(data)
+        frame, self._unsent = self._unsent + self._framed(data), b""
+        transport.write(frame)
         return True
 
     async def write(self, data: bytes) -> None:  # type: ignore[override]
         """Write a piece, and wait until a client that is behind has taken enough of it. Raises ConnectionError where
         it has left."""
-        await self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data)
+        await self._write(self._framed(data))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """The last piece and the end, once."""
         if self._ended:
             return
         self._ended = True
-        frame = b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
-        await self._write(frame + b"0\r\n\r\n" if self._chunked else frame)
+        await self._write(self._framed(data) + (b"0\r\n\r\n" if self._chunked else b""))
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
 
     async def _write(self, frame: bytes) -> None:
         assert self._request is not None
