@@ -40,7 +40,8 @@ def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     """The most that this usage can cost, whichever kind its tokens are counted as, whichever variant is made where
     quality or size are not known, and whether it is charged by tokens or by units."""
     dearest_in, dearest_out, per_request = _dearest_of(prices)
-    worst = -(-(usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + per_request) // PRICE_SCALE)
+    by_tokens = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + per_request
+    worst = _round_up(by_tokens, PRICE_SCALE)
     if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
         worst = max(worst, _round_up(_units(usage, prices, dearest_variant), _UNIT_SCALE))
     return worst
