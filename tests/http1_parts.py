@@ -7,7 +7,7 @@ import inspect
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -224,3 +224,16 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
         return await asyncio.wait_for(reader.read(1), WAIT_S) == b""
     except ConnectionError:
         return True
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """The port of a socket whose queue is full: who connects hears nothing."""
+    with ExitStack() as sockets:
+        listening = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            one = sockets.enter_context(socket.socket())
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(listening.getsockname())
+        yield listening.getsockname()[1]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from oxyy_proxy import pool
 from oxyy_proxy.errors import UpstreamFailure, UpstreamReset, UpstreamUnreachable
-from tests.http1_parts import client, is_closed, on_each_loop, read_request, serving, until
+from tests.http1_parts import client, full_port, is_closed, on_each_loop, read_request, serving, until
 from tests.steps.wires import WAIT_S, http
 
 BODY = b"over TLS" * 100_000
@@ -155,19 +153,6 @@ async def test_who_is_not_there_is_unreachable(url: str) -> None:
             await asking.ask()
 
 
-@contextlib.contextmanager
-def _full() -> Iterator[str]:
-    """The URL of a socket whose queue is full: the next one who connects hears nothing."""
-    with contextlib.ExitStack() as open_sockets:
-        listening = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):
-            waiting = open_sockets.enter_context(socket.socket())
-            waiting.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                waiting.connect(listening.getsockname())
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-
-
 @pytest.mark.parametrize(("connect_s", "limit_s"), [(0.1, 60.0), (60.0, 0.1)], ids=["own bound", "the request's"])
 @on_each_loop
 async def test_who_does_not_answer_the_call_is_unreachable_soon(
@@ -176,8 +161,8 @@ async def test_who_does_not_answer_the_call_is_unreachable_soon(
     monkeypatch.setattr(pool, "CONNECT_S", connect_s)
     clock = asyncio.get_running_loop().time  # uvloop's is coarser than the system's
     started = clock()
-    with _full() as url:
-        async with client(url) as asking:
+    with full_port() as port:
+        async with client(f"http://127.0.0.1:{port}/v1") as asking:
             with pytest.raises(UpstreamUnreachable):
                 await asking.ask(limit_s=limit_s)
     assert 0.1 <= clock() - started + 1e-9 < 5.0
@@ -202,8 +187,8 @@ async def test_who_listens_but_does_not_greet_is_unreachable_soon(monkeypatch: p
 
 @on_each_loop
 async def test_a_call_that_is_cancelled_leaves_nothing() -> None:
-    with _full() as url:
-        async with client(url) as asking:
+    with full_port() as port:
+        async with client(f"http://127.0.0.1:{port}/v1") as asking:
             task = asyncio.get_running_loop().create_task(asking.ask())
             for _ in range(5):
                 await asyncio.sleep(0)

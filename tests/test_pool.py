@@ -14,7 +14,7 @@ import pytest
 from oxyy_proxy import pool
 from oxyy_proxy.errors import UpstreamUnreachable
 from oxyy_proxy.pool import Pool
-from tests.http1_parts import is_closed, on_each_loop, rounds, serving, until
+from tests.http1_parts import full_port, is_closed, on_each_loop, rounds, serving, until
 from tests.steps.wires import WAIT_S
 
 
@@ -167,24 +167,11 @@ def resolving(monkeypatch: pytest.MonkeyPatch, addresses: list[tuple[int, tuple[
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[int]:
-    """The port of a socket whose queue is full: who connects hears nothing."""
-    with contextlib.ExitStack() as sockets:
-        listening = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):
-            one = sockets.enter_context(socket.socket())
-            one.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                one.connect(listening.getsockname())
-        yield listening.getsockname()[1]
-
-
-@contextlib.contextmanager
 def _refusing() -> Iterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("dead", [_silent, _refusing])
+@pytest.mark.parametrize("dead", [full_port, _refusing])
 @pytest.mark.parametrize("count", [1, 2])
 @on_each_loop
 async def test_an_address_that_is_dead_costs_a_moment(
