@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import compress
-from operator import add
+from operator import add, attrgetter
 from typing import Any, NamedTuple
 
 import orjson
 
 from oxyy_proxy.ledger.base import Job, Settlement
 from oxyy_proxy.rules.budget import Standing, Watch, Window
-from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.route import matches
 from oxyy_proxy.rules.types import Limit, Price, Usage
 
 NOTHING_USED = Usage()
 """Of a request whose end says no usage."""
 
-NOTHING_SPENT = Total()
+units = attrgetter(
+    "input_tokens", "cached_input_tokens", "output_tokens", "images", "video_ms", "audio_ms", "characters"
+)
+"""What of a usage is a column of `requests`, and summed in `totals`."""
+
+Sent = tuple[str, int, int, int]
+"""An attempt when it begins: model, worst nano-USD, worst tokens, and when, in epoch milliseconds."""
+
+Ended = tuple[int | None, str | None, str | None, int | None]
+"""How it ended: when, in epoch milliseconds, outcome, reason, status."""
+
+RUNS: Ended = (None, None, None, None)
 
 
 class Tried(NamedTuple):
-    """An attempt as the ledger keeps it; `outcome` is None while it runs. Times in milliseconds."""
+    """An attempt that has ended: what it was when it was sent, then its end."""
 
     model: str
     worst_nusd: int
     worst_tokens: int
     started_ms: int
-    finished_ms: int | None = None
-    outcome: str | None = None
-    reason: str | None = None
-    status: int | None = None
+    finished_ms: int | None
+    outcome: str | None
+    reason: str | None
+    status: int | None
 
 
 class Counter:
@@ -82,58 +93,57 @@ _FIGURE = {"concurrent": 0, "usd": 1, "tokens": 2, "requests": 3}
 
 
 class Group:
-    """Counters that a request holds on together."""
+    """Counters that a request holds on together, and the caps under which it does: their own, if none are named."""
 
-    __slots__ = ("counters", "figures", "ids", "of_all", "under_caps")
+    __slots__ = ("caps", "counters", "figures", "ids", "nothing", "of_all", "under_caps")
 
-    def __init__(self, counters: Sequence[Counter]) -> None:
+    def __init__(self, counters: Sequence[Counter], caps: Sequence[int] | None = None) -> None:
         self.counters = tuple(counters)
+        self.caps = tuple(caps) if caps is not None else tuple([counter.cap for counter in counters])
+        self.nothing = (0,) * len(self.counters)
         self.ids = tuple([counter.id for counter in counters])
         self.figures = tuple([_FIGURE[counter.meter] for counter in counters])
         self.of_all = not any(counter.models for counter in counters)
         """Whether every model counts on each of them."""
         self.under_caps = False
-        """Whether they know the caps of the watch that this group is of."""
+        """Whether they know the caps."""
 
 
-class OpenRequest(NamedTuple):
+@dataclass(slots=True)
+class OpenRequest:
     """An open row. `head` is its first columns: request_id, started_ms, team, key_id, cost_center, tag, endpoint,
-    model_requested, stream. `held` is what is held on each counter of `group`. The last of `attempts` runs, unless it
-    made a job: then `job_id` is set, and that one runs. `watch` is None after a restart, when only counters are known.
-    """
+    model_requested, stream. `held` is what is held on each counter of `group`. `running`: the last attempt; None where
+    none was sent. If that one made a job, `job_id` is set, and the job runs. `before`: the attempts that failed.
+    `watch` is None after a restart, when only counters are known. What is in the book is replaced, not changed."""
 
     head: tuple[Any, ...]
     hold_nusd: int
     group: Group
     held: tuple[int, ...]
-    attempts: tuple[Tried, ...]
+    running: Sent | None
+    before: tuple[Tried, ...] = ()
     watch: Watch | None = None
     job_id: str | None = None
 
-    def row(self) -> tuple[object, ...]:
-        """The columns of `open_requests`."""
-        return (*self.head, self.hold_nusd, held_json(self), attempts_json(self.attempts))
-
-    def total_key(self, model: str) -> TotalKey:
-        head = self.head
-        return TotalKey(head[2], head[4], model, head[6])
+    def tried(self) -> list[str]:
+        """The models of its attempts."""
+        models = [tried.model for tried in self.before]
+        return models if self.running is None else [*models, self.running[0]]
 
 
 def kept(request: OpenRequest, ambiguous: Sequence[Tried]) -> tuple[int, ...]:
     """What stays held for those attempts on each counter of a request."""
-    if not ambiguous:
-        return (0,) * len(request.held)
     return tuple([sum([counter.kept_for(tried) for tried in ambiguous]) for counter in request.group.counters])
 
 
 def spent(request: OpenRequest, end: Settlement) -> tuple[int, ...]:
     """What a request that ends spent on each of its counters."""
-    group = request.group
-    served, sent = end.model_served, int(end.sent and bool(request.attempts))
+    group, served = request.group, end.model_served
+    sent = 1 if end.sent and request.running is not None else 0
     cost, tokens = (0, 0) if served is None else (end.cost_nusd, end.usage.tokens if end.usage else 0)
     figures = (0, cost, tokens, sent)
     if group.of_all:
-        return tuple([figures[n] for n in group.figures])
+        return tuple(map(figures.__getitem__, group.figures))
     return tuple(
         [
             figures[n] if _counts(counter, request, served) else 0
@@ -145,14 +155,14 @@ def spent(request: OpenRequest, end: Settlement) -> tuple[int, ...]:
 def _counts(counter: Counter, request: OpenRequest, served: str | None) -> bool:
     """Whether the models of a request count: each that was tried counts as a request."""
     if counter.meter == "requests":
-        return any(counter.covers(tried.model) for tried in request.attempts)
+        return any(map(counter.covers, request.tried()))
     return served is not None and counter.covers(served)
 
 
-def held_json(request: OpenRequest) -> str:
+def held_json(group: Group, held: Sequence[int]) -> str:
     """`[[counter id, held], …]`, without counters that are kept in memory alone."""
-    ids = request.group.ids
-    return orjson.dumps(list(compress(zip(ids, request.held), ids))).decode()  # noqa: B905 - see `Book`
+    ids = group.ids
+    return orjson.dumps(list(compress(zip(ids, held), ids))).decode()  # noqa: B905 - see `Book`
 
 
 def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -> str:
@@ -161,8 +171,12 @@ def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -
     return orjson.dumps(list(compress(zip(ids, unresolved, spent), ids))).decode()  # noqa: B905 - see `Book`
 
 
-def attempts_json(attempts: Sequence[Tried]) -> str:
-    return orjson.dumps([tuple(tried) for tried in attempts]).decode()
+def attempts_json(request: OpenRequest, last: Ended) -> str:
+    """`[[model, worst nano-USD, …, status], …]`. `last`: how the last one ended."""
+    attempts: list[tuple[object, ...]] = list(map(tuple, request.before))
+    if request.running is not None:
+        attempts.append(request.running + last)
+    return orjson.dumps(attempts).decode()
 
 
 def job_row(job: Job) -> tuple[str, str, str, int, str]:
@@ -198,24 +212,35 @@ class Book:
         self.open: dict[str, OpenRequest] = {}
         self.parked: set[str] = set()
         """The open requests that wait for their job, and not for an answer."""
-        self.totals: dict[TotalKey, Total] = {}
+        self.totals: dict[tuple[str, ...], tuple[int, ...]] = {}
+        """As the fields of a TotalKey and those of a Total."""
         self.latest_ms: dict[str, int] = {}
         """By team: when the last of its requests began, of those that this process has opened."""
-        self.opened: list[tuple[object, ...]] = []
+        self.opened: list[object] = []
+        """Rows to write, here and below: the columns of one after those of the other."""
         self.reopened: dict[str, tuple[object, ...]] = {}
         """By request: of two changes in one transaction the second counts."""
-        self.ended: list[tuple[object, ...]] = []
+        self.ended: list[object] = []
         self._to_undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._changed: set[Counter] = set()
-        self._changed_totals: set[TotalKey] = set()
+        self._totals_before: dict[tuple[str, ...], tuple[int, ...] | None] = {}
+        """What the totals were that have changed."""
 
-    def changed_counters(self) -> list[tuple[int, int, int, int]]:
-        """(spent, unresolved, cap, id) of the counters whose row may be no longer right. What open requests hold is in
+    def changed_counters(self) -> list[object]:
+        """Spent, unresolved, cap, id of the counters whose row may be no longer right. What open requests hold is in
         their own rows."""
-        return [(counter.spent, counter.unresolved, counter.cap, counter.id) for counter in self._changed if counter.id]
+        columns: list[object] = []
+        for counter in self._changed:
+            if counter.id:
+                columns += (counter.spent, counter.unresolved, counter.cap, counter.id)
+        return columns
 
-    def changed_totals(self) -> list[tuple[object, ...]]:
-        return [(*key, *self.totals[key]) for key in self._changed_totals]
+    def changed_totals(self) -> list[object]:
+        columns: list[object] = []
+        for key in self._totals_before:
+            columns += key
+            columns += self.totals[key]
+        return columns
 
     def add_counter(self, key: tuple[str, int], counter: Counter) -> None:
         self.counters[key] = counter
@@ -224,15 +249,24 @@ class Book:
     def _remove_counter(self, key: tuple[str, int]) -> None:
         self.counters.pop(key, None)
 
-    def begin(self, request: OpenRequest) -> None:
-        """One more request is open and holds."""
-        for counter, amount in zip(request.group.counters, request.held):  # noqa: B905 - see `Book`
-            counter.held += amount
-        self._to_undo.append((self._forget, (request, self.open.get(request.head[0]))))
+    def begin(self, request: OpenRequest) -> list[int]:
+        """One more request is open and holds. Returns what is left under each cap of its group: less than nothing where
+        that is passed."""
+        group, left = request.group, []
+        for cap, counter, amount in zip(group.caps, group.counters, request.held):  # noqa: B905 - see `Book`
+            counter.held = held = counter.held + amount
+            left.append(cap - counter.spent - held)
+        request_id, started_ms, team = request.head[:3]
+        self._to_undo.append((self._forget, (request, self.open.get(request_id))))
         self._put(request)
-        started_ms, team = request.head[1:3]
         if started_ms > self.latest_ms.get(team, 0):
             self.latest_ms[team] = started_ms
+        return left
+
+    def take_back(self) -> None:
+        """The last change has not been made."""
+        undo, arguments = self._to_undo.pop()
+        undo(*arguments)
 
     def _forget(self, request: OpenRequest, was: OpenRequest | None) -> None:
         for counter, amount in zip(request.group.counters, request.held, strict=True):
@@ -276,7 +310,8 @@ class Book:
             counter.spent += cost
         self._changed.update(group.counters)
         del self.open[request.head[0]]
-        self.parked.discard(request.head[0])
+        if request.job_id is not None:
+            self.parked.discard(request.head[0])
         self._to_undo.append((self._resume, (request, unresolved, spent)))
 
     def _resume(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
@@ -286,30 +321,11 @@ class Book:
             counter.spent -= cost
         self._put(request)
 
-    def add_to_totals(self, key: TotalKey, end: Settlement) -> None:
-        usage = end.usage or NOTHING_USED
-        more = (
-            end.cost_nusd,
-            usage.input_tokens,
-            usage.cached_input_tokens,
-            usage.output_tokens,
-            usage.source == "estimated",
-            end.state == "unresolved",
-            usage.images,
-            usage.video_ms,
-            usage.audio_ms,
-            usage.characters,
-        )
+    def add_to_totals(self, key: tuple[str, ...], more: tuple[int, ...]) -> None:
+        """`more`: as the fields of a Total."""
         was = self.totals.get(key)
-        self._to_undo.append((self._put_total, (key, was)))
-        self._changed_totals.add(key)
-        self.totals[key] = Total._make(map(add, was or NOTHING_SPENT, more))
-
-    def _put_total(self, key: TotalKey, total: Total | None) -> None:
-        if total is None:
-            del self.totals[key]
-        else:
-            self.totals[key] = total
+        self._totals_before.setdefault(key, was)
+        self.totals[key] = more if was is None else tuple(map(add, was, more))
 
     def drop_past_counters(self, now: int) -> None:
         """Forget counters of ended windows that no open request holds on and that are not about to be written; the
@@ -326,7 +342,7 @@ class Book:
         """What was touched is durable."""
         self._to_undo.clear()
         self._changed.clear()
-        self._changed_totals.clear()
+        self._totals_before.clear()
         self.written()
 
     def written(self) -> None:
@@ -339,6 +355,11 @@ class Book:
         """Put back what the transaction touched."""
         for undo, arguments in reversed(self._to_undo):
             undo(*arguments)
+        for key, total in self._totals_before.items():
+            if total is None:
+                del self.totals[key]
+            else:
+                self.totals[key] = total
         self.parked = {request_id for request_id, request in self.open.items() if request.job_id is not None}
         self.groups.clear()
         self.commit()

@@ -8,8 +8,6 @@ without a search. What is held is not stored a second time: it is the sum over o
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 APPLICATION_ID = 0x6F787979
 """Marks a SQLite file as a ledger of this program ("oxyy")."""
 
@@ -136,39 +134,50 @@ ON_END = """
     BEGIN DELETE FROM open_requests WHERE request_id = NEW.request_id; END"""
 """Of the writer's connection: a request that has ended is not open. A statement of its own takes longer."""
 
-INSERT_OPEN = "INSERT INTO open_requests VALUES {rows}"
-
-UPDATE_OPEN = """
-    UPDATE open_requests SET hold_nusd = v.column1, postings = v.column2, attempts = v.column3
-    FROM (VALUES {rows}) AS v WHERE request_id = v.column4"""
-
-INSERT_ENDED = """
-    INSERT INTO requests (request_id, started_ms, finished_ms, team, key_id, cost_center, tag, endpoint,
-                          model_requested, model_served, state, status, stream, input_tokens, cached_input_tokens,
-                          output_tokens, images, video_seconds, audio_seconds, characters, hold_nusd, cost_nusd,
-                          unresolved_nusd, usage_source, overrun, error_code, postings, attempts)
-    VALUES {rows}"""
-
-UPDATE_COUNTER = """
-    INSERT INTO counters (spent, unresolved, cap, id, limit_id, window_start, window_end, meter, models, opening)
-    SELECT column1, column2, column3, column4, '', 0, 0, '', '', 0 FROM (VALUES {rows}) WHERE true
-    ON CONFLICT (id) DO UPDATE
-    SET spent = excluded.spent, unresolved = excluded.unresolved, cap = excluded.cap"""
-"""An upsert whose rows are always there: an UPDATE of many rows builds two tables for itself each time, which takes
-longer than to write them."""
-
-UPSERT_TOTAL = "INSERT OR REPLACE INTO totals VALUES {rows}"
-
 MOST_ROWS = 64
 """Rows of one statement at most; what there is more goes into another."""
 
 
-@lru_cache(maxsize=8 * MOST_ROWS)
-def for_rows(statement: str, rows: int, columns: int) -> str:
-    """A statement with as many placeholders as that many rows want. One statement for all rows of a transaction: each
-    step of a statement hands the interpreter to another thread and back, which costs more than the row."""
-    return statement.format(rows=", ".join([f"({', '.join('?' * columns)})"] * rows))
+class Rows:
+    """A statement that takes rows. One for all rows of a transaction: each step of a statement hands the interpreter to
+    another thread and back, which costs more than the row."""
 
+    def __init__(self, before: str, row: str, after: str = "") -> None:
+        self.columns = row.count("?")
+        """Values of a row."""
+        self.texts = [f"{before} VALUES {', '.join([row] * rows)} {after}" for rows in range(MOST_ROWS + 1)]
+        """The statement for so many rows."""
+
+
+INSERT_OPEN = Rows("INSERT INTO open_requests", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+
+UPDATE_OPEN = Rows(
+    "UPDATE open_requests SET hold_nusd = v.column1, postings = v.column2, attempts = v.column3 FROM (",
+    "(?, ?, ?, ?)",
+    ") AS v WHERE request_id = v.column4",
+)
+
+INSERT_ENDED = Rows(
+    """
+    INSERT INTO requests (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, stream,
+                          input_tokens, cached_input_tokens, output_tokens, images, video_seconds, audio_seconds,
+                          characters, finished_ms, model_served, state, status, hold_nusd, cost_nusd, unresolved_nusd,
+                          usage_source, overrun, error_code, postings, attempts)""",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? / 1000.0, ? / 1000.0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+)
+"""Of video and audio: milliseconds."""
+
+UPDATE_COUNTER = Rows(
+    "INSERT INTO counters (spent, unresolved, cap, id, limit_id, window_start, window_end, meter, models, opening)",
+    "(?, ?, ?, ?, '', 0, 0, '', '', 0)",
+    """
+    ON CONFLICT (id) DO UPDATE
+    SET spent = excluded.spent, unresolved = excluded.unresolved, cap = excluded.cap""",
+)
+"""An upsert whose rows are always there: an UPDATE of many rows builds two tables for itself each time, which takes
+longer than to write them."""
+
+UPSERT_TOTAL = Rows("INSERT OR REPLACE INTO totals", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 
 INSERT_COUNTER = """
     INSERT INTO counters (limit_id, window_start, window_end, meter, models, cap, opening, spent, unresolved)

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, ProxyError
 from oxyy_proxy.ledger import schema, verbs
@@ -33,7 +33,7 @@ from oxyy_proxy.ledger.book import Book, Counter, Group, job_of_row, job_row
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing, Watch, Window
-from oxyy_proxy.rules.figures import Snapshot
+from oxyy_proxy.rules.figures import Snapshot, Total, TotalKey
 from oxyy_proxy.rules.requestid import first_id_at, made_at
 from oxyy_proxy.rules.types import Limit, Target
 
@@ -61,6 +61,11 @@ _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError,
 sqlite3.register_adapter(type(None), lambda nothing: nothing)
 sqlite3.register_adapter(bool, int)
 
+ResultT = TypeVar("ResultT")
+
+_Results = list[tuple["asyncio.Future[Any] | None", Any]]
+"""Who waits, and what came of it: an exception that it gets, or a value."""
+
 _Waiting = tuple["asyncio.Future[Any] | None", Callable[..., Any], tuple[Any, ...], bool]
 """Who waits, the verb, its arguments, and whether it must happen in the end whatever the store says now."""
 
@@ -78,6 +83,8 @@ class SqliteLedger:
         """`on_commit` is told the seconds of each transaction, `on_defect` why one failed; both on the writer's
         thread."""
         self._db = connection
+        self._cursor = connection.cursor()
+        """The one of all writes: to make one takes as long as to write a row."""
         self._lock = lock
         self._on_commit = on_commit
         self._on_defect = on_defect
@@ -95,28 +102,28 @@ class SqliteLedger:
     # --- the verbs, called on the event loop -------------------------------------------------------------------
 
     def open(self, opening: Opening) -> Awaitable[tuple[int, ...]]:
-        return self._submit(self._do_open, opening)
+        return self._submit(self._do_open, (opening,))
 
     def next_attempt(self, request_id: str, ended: AttemptEnd, following: Target, at: float) -> Awaitable[None]:
-        return self._submit(verbs.next_attempt, self._book, request_id, ended, following, at)
+        return self._submit(verbs.next_attempt, (self._book, request_id, ended, following, at))
 
     def settle(self, settlement: Settlement) -> asyncio.Future[None]:
-        return self._submit(verbs.settle, self._book, settlement, must_happen=True)
+        return self._submit(verbs.settle, (self._book, settlement), True)
 
     def submitted(self, job: Job, ended: AttemptEnd) -> asyncio.Future[bool]:
-        return self._submit(self._do_submitted, job, ended, must_happen=True)
+        return self._submit(self._do_submitted, (job, ended), True)
 
     def job(self, job_id: str) -> Awaitable[Job | None]:
-        return self._submit(self._do_job, job_id)
+        return self._submit(self._do_job, (job_id,))
 
     def running_jobs(self) -> Awaitable[tuple[Job, ...]]:
-        return self._submit(self._do_running_jobs)
+        return self._submit(self._do_running_jobs, ())
 
     def standings(self, limits: Sequence[Limit], now: float) -> Awaitable[tuple[Standing, ...]]:
-        return self._submit(self._do_standings, limits, now)
+        return self._submit(self._do_standings, (limits, now))
 
     def snapshot(self, limits: Sequence[Limit], now: float) -> Awaitable[Snapshot]:
-        return self._submit(self._do_snapshot, limits, now)
+        return self._submit(self._do_snapshot, (limits, now))
 
     async def close(self) -> None:
         self._closed = True
@@ -124,7 +131,9 @@ class SqliteLedger:
         await asyncio.to_thread(self._thread.join)
         self._lock.close()
 
-    def _submit(self, verb: Callable[..., Any], *arguments: Any, must_happen: bool = False) -> asyncio.Future[Any]:
+    def _submit(
+        self, verb: Callable[..., Any], arguments: tuple[Any, ...], must_happen: bool = False
+    ) -> asyncio.Future[Any]:
         waiter: asyncio.Future[Any] = self._loop.create_future()
         if self._closed:  # nobody would ever answer
             waiter.set_exception(_unavailable())
@@ -137,14 +146,16 @@ class SqliteLedger:
     def start(self) -> None:
         """Recover what an earlier process left, then begin to write. Called once, before any verb."""
         self._db.execute(schema.ON_END)
-        with self._transaction():
-            self._probe()  # a file that may only be read is found now, and not by the first request
-            load_totals(self._db, self._book)
-            self.recovered = recover(self._db, self._book, time.time())
-            self._flush()
-            self._known_from = self._after_all_rows()
+        self._in_transaction(self._take_over)
         self._book.commit()
         self._thread.start()
+
+    def _take_over(self) -> None:
+        self._probe()  # a file that may only be read is found now, and not by the first request
+        load_totals(self._db, self._book)
+        self.recovered = recover(self._db, self._book, time.time())
+        self._flush()
+        self._known_from = self._after_all_rows()
 
     def _after_all_rows(self) -> float:
         """The first second at which no request began that is in the store now. Infinite where its ids tell no time."""
@@ -163,16 +174,19 @@ class SqliteLedger:
         closing = crowded = False
         while not closing:
             batch = self._gathered(crowded)
-            closing, crowded = None in batch, len(batch) > 1
-            late, self._late = self._late, []
-            self._commit([*late, *(item for item in batch if item is not None)])
+            crowded = len(batch) > 1
+            closing = None in batch
+            verbs_of = self._late + [item for item in batch if item is not None]
+            self._late = []
+            if verbs_of or not self.writable:
+                self._commit(verbs_of)
         self._shut()
 
     def _gathered(self, crowded: bool) -> list[_Waiting | None]:
         """What waits, and whom it is waited for. Nothing where it is time to try again."""
         waiting = self._queue
         try:
-            batch = [waiting.get(timeout=RETRY_EVERY_S if self._late or not self.writable else None)]
+            batch = [waiting.get(timeout=RETRY_EVERY_S) if self._late or not self.writable else waiting.get()]
         except queue.Empty:
             return []
         if crowded and len(self._book.open) - len(self._book.parked) > BUSY_REQUESTS:
@@ -183,20 +197,9 @@ class SqliteLedger:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Run a batch in one transaction, then tell everybody who waits."""
-        if not batch and self.writable:
-            return
         started = time.perf_counter()
-        results: list[tuple[asyncio.Future[Any] | None, Any]] = []
         try:
-            with self._transaction():
-                if not self.writable:
-                    self._probe()
-                for waiter, verb, arguments, _ in batch:
-                    try:
-                        results.append((waiter, verb(*arguments)))
-                    except ProxyError as refused:  # it has changed nothing; its refusal is its result
-                        results.append((waiter, refused))
-                self._flush()
+            results = self._in_transaction(self._results, batch)
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
             self._book.undo()
             self._on_defect(error)
@@ -214,17 +217,39 @@ class SqliteLedger:
             self._tell(results)
             self._on_commit(time.perf_counter() - started)
 
+    def _in_transaction(self, work: Callable[..., ResultT], *arguments: Any) -> ResultT:
+        """Commit what `work` does; where that or the commit fails, nothing is changed in the store."""
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+            result = work(*arguments)
+            self._cursor.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._cursor.execute("ROLLBACK")
+        return result
+
+    def _results(self, batch: list[_Waiting]) -> _Results:
+        """Run a batch. One that is refused has changed nothing; its refusal is its result."""
+        if not self.writable:
+            self._probe()
+        results: _Results = []
+        for waiter, verb, arguments, _ in batch:
+            try:
+                result = verb(*arguments)
+            except ProxyError as refused:
+                result = refused
+            results.append((waiter, result))
+        self._flush()
+        return results
+
     def _cannot_write(self, batch: list[_Waiting]) -> None:
         self.writable = False
         self._late += [(None, verb, arguments, True) for _, verb, arguments, must_happen in batch if must_happen]
         self._tell([(item[0], _unavailable()) for item in batch])
 
-    def _tell(self, results: list[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+    def _tell(self, results: _Results) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
             self._loop.call_soon_threadsafe(_deliver, results)
-
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
 
     def _shut(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # a reader may hold the log; the next start checkpoints
@@ -237,23 +262,26 @@ class SqliteLedger:
         if book.opened:
             self._write(schema.INSERT_OPEN, book.opened)
         if book.reopened:
-            self._write(schema.UPDATE_OPEN, list(book.reopened.values()))
+            self._write(schema.UPDATE_OPEN, list(chain.from_iterable(book.reopened.values())))
         if book.ended:
             self._write(schema.INSERT_ENDED, book.ended)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())
         self._write(schema.UPSERT_TOTAL, book.changed_totals())
         book.written()
 
-    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        for start in range(0, len(rows), schema.MOST_ROWS):
-            some = rows[start : start + schema.MOST_ROWS]
-            text = schema.for_rows(statement, len(some), len(some[0]))
-            self._db.execute(text, tuple(chain.from_iterable(some)))
+    def _write(self, statement: schema.Rows, values: list[object]) -> None:
+        """Write rows; the values of one come after those of the other."""
+        columns = statement.columns
+        most = schema.MOST_ROWS * columns
+        for start in range(0, len(values), most):
+            some = values[start : start + most]
+            self._cursor.execute(statement.texts[len(some) // columns], some)
 
     # --- counters ----------------------------------------------------------------------------------------------
 
     def _group(self, watch: Watch) -> Group:
-        group = Group([self._counter(*one) for one in zip(watch.limits, watch.windows, strict=True)])
+        counters = [self._counter(*one) for one in zip(watch.limits, watch.windows, strict=True)]
+        group = Group(counters, [limit.cap for limit in watch.limits])
         if len(self._book.groups) >= _GROUPS_KEPT:
             self._book.groups.clear()
         self._book.groups[watch] = group
@@ -339,7 +367,8 @@ class SqliteLedger:
         return tuple([self._looked_at(limit, now).standing(limit) for limit in limits])
 
     def _do_snapshot(self, limits: Sequence[Limit], now: float) -> Snapshot:
-        return Snapshot(dict(self._book.totals), self._do_standings(limits, now))
+        totals = {TotalKey(*key): Total(*total) for key, total in self._book.totals.items()}
+        return Snapshot(totals, self._do_standings(limits, now))
 
     def _do_submitted(self, job: Job, ended: AttemptEnd) -> bool:
         known = self._do_job(job.job_id)
@@ -359,26 +388,6 @@ class SqliteLedger:
         return tuple([job_of_row(*row) for row in self._db.execute(schema.SELECT_RUNNING_JOBS)])
 
 
-class _Transaction:
-    """Committed at the end of the block, rolled back where the block or the commit fails."""
-
-    __slots__ = ("_db",)
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-
 def _unavailable() -> LedgerUnavailable:
     return LedgerUnavailable(
         "The proxy cannot write its ledger, so nothing may be spent. Retry shortly; your platform team is told.",
@@ -386,7 +395,7 @@ def _unavailable() -> LedgerUnavailable:
     )
 
 
-def _deliver(results: list[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+def _deliver(results: _Results) -> None:
     for waiter, result in results:
         if waiter is None or waiter.done():
             continue  # nobody waits, or the one who did was cancelled; the verb has happened

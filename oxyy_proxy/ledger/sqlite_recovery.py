@@ -10,12 +10,11 @@ from oxyy_proxy.ledger import schema, verbs
 from oxyy_proxy.ledger.base import AttemptEnd, Recovered, Settlement
 from oxyy_proxy.ledger.book import Book, Counter, Group, OpenRequest, Tried
 from oxyy_proxy.rules.budget import Window
-from oxyy_proxy.rules.figures import Total, TotalKey
 
 
 def load_totals(db: sqlite3.Connection, book: Book) -> None:
     for row in db.execute("SELECT * FROM totals"):
-        book.totals[TotalKey(*row[:4])] = Total(*row[4:])
+        book.totals[row[:4]] = row[4:]
 
 
 def recover(db: sqlite3.Connection, book: Book, now: float) -> Recovered:
@@ -28,15 +27,17 @@ def recover(db: sqlite3.Connection, book: Book, now: float) -> Recovered:
         posted = json.loads(postings)
         group = Group([_counter(db, book, counters, counter_id) for counter_id, _ in posted])
         held = tuple([amount for _, amount in posted])
-        tried = tuple(Tried(*attempt) for attempt in json.loads(attempts))
-        book.begin(OpenRequest(tuple(head), hold_nusd, group, held, tried, job_id=job_id))
+        *before, sent = json.loads(attempts) or [None]
+        running = None if sent is None else tuple(sent[:4])
+        tried = tuple([Tried(*attempt) for attempt in before])
+        book.begin(OpenRequest(tuple(head), hold_nusd, group, held, running, tried, job_id=job_id))
         if job_id is not None:
             found["running"] += 1
             continue
-        state: Literal["unresolved", "voided"] = "unresolved" if tried else "voided"
+        state: Literal["unresolved", "voided"] = "unresolved" if sent else "voided"
         found[state] += 1
         last = AttemptEnd("ambiguous", "proxy_died")
-        verbs.settle(book, Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(tried)))
+        verbs.settle(book, Settlement(head[0], now, state, 0, last, error_code="proxy_died", sent=bool(sent)))
     return Recovered(**found)
 
 

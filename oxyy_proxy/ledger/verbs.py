@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from operator import add, gt
 
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.ledger.book import (
     NOTHING_USED,
+    RUNS,
     Book,
+    Ended,
     Group,
     OpenRequest,
     Tried,
@@ -17,6 +20,7 @@ from oxyy_proxy.ledger.book import (
     held_json,
     kept,
     spent,
+    units,
 )
 from oxyy_proxy.rules import budget
 from oxyy_proxy.rules.budget import Standing
@@ -26,32 +30,27 @@ from oxyy_proxy.rules.types import Limit, Target
 def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
     """Hold on all counters of `group`, those of the opening's watch in its order, or on none. Raises QuotaExceeded or
     RateLimited."""
-    limits, amounts = opening.watch.limits, opening.amounts
-    left = [
-        limit.cap - counter.spent - counter.held - amount
-        for limit, counter, amount in zip(limits, group.counters, amounts)  # noqa: B905 - see `Book`
-    ]
+    (
+        request_id, started_at, team, key_id, cost_center, tag, endpoint, model_requested, stream, watch, amounts,
+        hold_nusd, first,
+    ) = opening  # fmt: skip
+    started_ms = int(started_at * 1000)
+    head = (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, int(stream))
+    running = (first.model.name, first.worst_nusd, first.worst_tokens, started_ms)
+    request = OpenRequest(head, hold_nusd, group, amounts, running, (), watch)
+    left = book.begin(request)
     if left and min(left) < 0:
-        refused = budget.refusal(_asked(limits, group, amounts), opening.started_at)
+        book.take_back()
+        refused = budget.refusal(_asked(watch.limits, group, amounts), started_at)
         if refused is not None:
             raise refused
-        left = [max(0, what) for what in left]  # nothing is asked of those that are overdrawn
+        left = [max(0, what) for what in book.begin(request)]  # nothing is asked of those that are overdrawn
     if not group.under_caps:
-        for counter, limit in zip(group.counters, limits, strict=True):
-            book.raise_cap(counter, limit.cap)
+        for counter, cap in zip(group.counters, group.caps, strict=True):
+            book.raise_cap(counter, cap)
         group.under_caps = True
-    started_ms = int(opening.started_at * 1000)
-    first = opening.first
-    request = OpenRequest(
-        (opening.request_id, started_ms, *opening[2:8], int(opening.stream)),
-        opening.hold_nusd,
-        group,
-        amounts,
-        (Tried(first.model.name, first.worst_nusd, first.worst_tokens, started_ms),),
-        opening.watch,
-    )
-    book.opened.append(request.row())
-    book.begin(request)
+    book.opened += head
+    book.opened += (hold_nusd, held_json(group, amounts), attempts_json(request, RUNS))
     return tuple(left)
 
 
@@ -66,10 +65,12 @@ def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Targ
     """End the running attempt and begin the next. Raises QuotaExceeded or RateLimited where a cap forbids the top-up
     that an ambiguous end needs."""
     request = book.open[request_id]
-    running, at_ms = request.attempts[-1], int(at * 1000)
+    assert request.running is not None  # nothing follows where nothing was sent
+    at_ms = int(at * 1000)
+    tried = Tried(*request.running, at_ms, *ended)
     held, hold_nusd = request.held, request.hold_nusd
     if ended.outcome == "ambiguous":
-        more = kept(request, [running])
+        more = kept(request, [tried])
         if request.watch is not None:
             refused = budget.refusal(_asked(request.watch.limits, request.group, more), at)
             if refused is not None:
@@ -77,13 +78,10 @@ def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Targ
         for counter, amount in zip(request.group.counters, more, strict=True):
             book.hold_more(counter, amount)
         held = tuple(map(add, held, more))
-        hold_nusd += running.worst_nusd
-    attempts = (
-        *request.attempts[:-1],
-        _ended(running, ended, at_ms),
-        Tried(following.model.name, following.worst_nusd, following.worst_tokens, at_ms),
-    )
-    _reopen(book, request._replace(hold_nusd=hold_nusd, held=held, attempts=attempts))
+        hold_nusd += tried.worst_nusd
+    running = (following.model.name, following.worst_nusd, following.worst_tokens, at_ms)
+    changed = replace(request, hold_nusd=hold_nusd, held=held, running=running, before=(*request.before, tried))
+    _reopen(book, changed, attempts_json(changed, RUNS))
 
 
 def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
@@ -99,22 +97,15 @@ def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
         else:
             counters.append(counter)
             held.append(amount)
-    attempts = (*request.attempts[:-1], _ended(request.attempts[-1], ended, round(job.submitted_at * 1000)))
-    changed = request._replace(
-        group=Group(counters), held=tuple(held), attempts=attempts, watch=None, job_id=job.job_id
-    )
-    _reopen(book, changed)
+    changed = replace(request, group=Group(counters), held=tuple(held), watch=None, job_id=job.job_id)
+    _reopen(book, changed, attempts_json(changed, (round(job.submitted_at * 1000), *ended)))
     return True
 
 
-def _reopen(book: Book, request: OpenRequest) -> None:
+def _reopen(book: Book, request: OpenRequest, attempts: str) -> None:
     """An open request has changed."""
-    book.reopened[request.head[0]] = (
-        request.hold_nusd,
-        held_json(request),
-        attempts_json(request.attempts),
-        request.head[0],
-    )
+    postings, request_id = held_json(request.group, request.held), request.head[0]
+    book.reopened[request_id] = (request.hold_nusd, postings, attempts, request_id)
     book.change(request)
 
 
@@ -124,48 +115,40 @@ def settle(book: Book, end: Settlement) -> None:
     request = book.open.get(end.request_id)
     if request is None:
         return  # settled already: twice changes nothing
-    finished_ms = int(end.finished_at * 1000)
-    attempts = request.attempts
-    if attempts:
-        attempts = (*attempts[:-1], _ended(attempts[-1], end.last, finished_ms))
-    ambiguous = [tried for tried in attempts if tried.outcome == "ambiguous"]
-    unresolved_nusd = sum([tried.worst_nusd for tried in ambiguous])
-    unresolved, charged = kept(request, ambiguous), spent(request, end)
-    overrun = end.cost_nusd + unresolved_nusd > request.hold_nusd or any(
-        map(gt, map(add, unresolved, charged), request.held)
-    )
+    head, group, hold_nusd = request.head, request.group, request.hold_nusd
+    last = (int(end.finished_at * 1000), *end.last)
+    unresolved_nusd, unresolved = _left_unresolved(request, last)
+    charged = spent(request, end)
+    overrun = end.cost_nusd + unresolved_nusd > hold_nusd or any(map(gt, map(add, unresolved, charged), request.held))
     book.end(request, unresolved, charged)
     usage = end.usage or NOTHING_USED
-    head = request.head
-    book.ended.append(
-        (
-            *head[:2],
-            finished_ms,
-            *head[2:8],
-            end.model_served,
-            end.state,
-            end.status,
-            head[8],
-            usage.input_tokens,
-            usage.cached_input_tokens,
-            usage.output_tokens,
-            usage.images,
-            usage.video_ms / 1000,
-            usage.audio_ms / 1000,
-            usage.characters,
-            request.hold_nusd,
-            end.cost_nusd,
-            unresolved_nusd,
-            usage.source if end.usage else None,
-            int(overrun),
-            end.error_code,
-            closed_json(request.group, unresolved, charged),
-            attempts_json(attempts),
-        )
+    used = units(usage)
+    book.ended += head
+    book.ended += used
+    book.ended += (
+        last[0],
+        end.model_served,
+        end.state,
+        end.status,
+        hold_nusd,
+        end.cost_nusd,
+        unresolved_nusd,
+        usage.source if end.usage else None,
+        int(overrun),
+        end.error_code,
+        closed_json(group, unresolved, charged),
+        attempts_json(request, last),
     )
     if end.state != "voided":
-        book.add_to_totals(request.total_key(end.model_served or attempts[-1].model), end)
+        _, _, team, _, cost_center, _, endpoint, _, _ = head
+        more = (end.cost_nusd, *used[:3], usage.source == "estimated", end.state == "unresolved", *used[3:])
+        book.add_to_totals((team, cost_center, end.model_served or request.tried()[-1], endpoint), more)
 
 
-def _ended(running: Tried, end: AttemptEnd, at_ms: int) -> Tried:
-    return Tried(*running[:4], at_ms, end.outcome, end.reason, end.status)
+def _left_unresolved(request: OpenRequest, last: Ended) -> tuple[int, tuple[int, ...]]:
+    """What the ambiguous attempts of a request that ends may cost: in all, and what stays held on each counter."""
+    if last[1] != "ambiguous" and not request.before:
+        return 0, request.group.nothing
+    attempts = request.before if request.running is None else (*request.before, Tried(*request.running, *last))
+    ambiguous = [tried for tried in attempts if tried.outcome == "ambiguous"]
+    return sum([tried.worst_nusd for tried in ambiguous]), kept(request, ambiguous)

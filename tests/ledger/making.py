@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.ledger.book import Book, Counter
@@ -90,6 +90,12 @@ class Reserved(NamedTuple):
 def reserved(opened: Opening) -> list[Reserved]:
     """What a request holds on each limit that watches it."""
     return [Reserved(*one) for one in zip(opened.watch.limits, opened.watch.windows, opened.amounts, strict=True)]
+
+
+def rows(values: Sequence[object], columns: int) -> list[tuple[Any, ...]]:
+    """Of what a book notes to be written: the values of one row after those of the other."""
+    assert len(values) % columns == 0
+    return [tuple(values[start : start + columns]) for start in range(0, len(values), columns)]
 
 
 def users(book: Book, counter: Counter) -> int:

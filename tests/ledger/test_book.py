@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from oxyy_proxy.ledger.base import Job
 from oxyy_proxy.ledger.book import (
+    RUNS,
     Book,
     Counter,
     Group,
     OpenRequest,
+    Sent,
     Tried,
     attempts_json,
     closed_json,
@@ -28,7 +30,7 @@ from oxyy_proxy.ledger.book import (
 from oxyy_proxy.rules.budget import ALWAYS, Window
 from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.types import Price, Usage
-from tests.ledger.making import answered, concurrent, limit, opening, unresolved, voided
+from tests.ledger.making import answered, concurrent, limit, opening, rows, unresolved, voided
 
 MINUTE = Window(600, 660)
 KEY = TotalKey("search", "CC-search", "gpt-5", "chat")
@@ -39,14 +41,17 @@ def counter(meter: str = "usd", id: int = 1, models: tuple[str, ...] = (), windo
     return Counter(id, meter, models, window, cap=1000, spent=50, unresolved=20)
 
 
+SENT: Sent = ("gpt-5", 100, 10, 600_000)
+
+
 def tried(model: str = "gpt-5", nusd: int = 100, tokens: int = 10) -> Tried:
-    return Tried(model, nusd, tokens, 600_000)
+    return Tried(model, nusd, tokens, 600_000, 600_100, "ambiguous", "reset", None)
 
 
 def request(*on: tuple[Counter, int], name: str = OPENED.request_id) -> OpenRequest:
     head = (name, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5", False)
     group, held = Group([counter for counter, _ in on]), tuple([amount for _, amount in on])
-    return OpenRequest(head, 100, group, held, (tried(),))
+    return OpenRequest(head, 100, group, held, SENT)
 
 
 def figures(of: Counter) -> tuple[int, int, int, int]:
@@ -104,28 +109,28 @@ class TestTransactions:
         book.end(book.open["ending"], (0, 30), (0, 40))
         book.begin(request((on, 7), (added, 5), name="new"))
         book.raise_cap(on, 10)
-        book.change(request(name="running")._replace(hold_nusd=1))
+        book.change(replace(request(name="running"), hold_nusd=1))
         book.end(book.open["running"], (), ())
         book.end(book.open["filming"], (), ())
         book.begin(request(name="new job"))
-        book.change(request(name="new job")._replace(job_id="job_2"))
-        usage = Usage(3, 1, 0, 4, 0, "estimated", images=2, video_ms=8_000, audio_ms=30, characters=6)
-        book.add_to_totals(KEY, answered(OPENED, 40, usage))
-        book.add_to_totals(KEY._replace(model="new"), unresolved(OPENED))
+        book.change(replace(request(name="new job"), job_id="job_2"))
+        book.add_to_totals(KEY, Total(40, 3, 1, 4, 1, 0, 2, 8_000, 30, 6))
+        book.add_to_totals(KEY._replace(model="new"), Total(unresolved=1))
+        book.add_to_totals(KEY._replace(model="new"), Total(unresolved=2))
         return added
 
     def book(self) -> tuple[Book, Counter]:
         book, on = Book(), counter()
         book.add_counter(("usd", 600), on)
         book.begin(request(name="running"))
-        book.begin(request(name="filming")._replace(job_id="job_1"))
-        book.add_to_totals(KEY, answered(OPENED, 2, Usage(1, 0, 0, 1)))
+        book.begin(replace(request(name="filming"), job_id="job_1"))
+        book.add_to_totals(KEY, Total(2, 1, 0, 1))
         book.commit()
         return book, on
 
     def test_what_is_undone_never_happened(self) -> None:
         book, on = self.book()
-        before = (figures(on), dict(book.open), set(book.parked), copy.deepcopy(book.totals), list(book.counters))
+        before = (figures(on), dict(book.open), set(book.parked), dict(book.totals), list(book.counters))
         for _ in range(2):
             added = self.changed(book, on)
             assert figures(added) == (50, 20, 25, 1000)
@@ -138,10 +143,10 @@ class TestTransactions:
         book, on = self.book()
         self.changed(book, on)
         assert figures(on) == (90, 50, 57, 2000)
-        assert sorted(book.changed_counters()) == [(50, 20, 1000, 2), (90, 50, 2000, 1)]
-        assert sorted(book.changed_totals()) == [
+        assert sorted(rows(book.changed_counters(), 4)) == [(50, 20, 1000, 2), (90, 50, 2000, 1)]
+        assert sorted(rows(book.changed_totals(), 14)) == [
             (*KEY, 42, 4, 1, 5, 1, 0, 2, 8_000, 30, 6),
-            (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 1, 0, 0, 0, 0),
+            (*KEY._replace(model="new"), 0, 0, 0, 0, 0, 3, 0, 0, 0, 0),
         ]
         book.commit()
         assert (book.changed_counters(), book.changed_totals()) == ([], [])
@@ -157,7 +162,7 @@ class TestTransactions:
         book.raise_cap(on, 1000)
         assert book.changed_counters() == []
         book.raise_cap(on, 1001)
-        assert book.changed_counters() == [(50, 20, 1001, 1)]
+        assert book.changed_counters() == [50, 20, 1001, 1]
 
     def test_what_is_kept_in_memory_alone_is_not_written(self) -> None:
         book = Book()
@@ -196,12 +201,26 @@ def test_only_counters_that_nobody_needs_are_forgotten() -> None:
 
 def test_rows_name_the_counters_of_the_store_alone() -> None:
     on, running = counter(), counter("concurrent", id=0)
-    held = request((on, 5), (running, 1))
-    assert held_json(held) == "[[1,5]]"
-    assert closed_json(held.group, (5, 0), (7, 0)) == "[[1,5,7]]"
-    assert attempts_json([tried()]) == '[["gpt-5",100,10,600000,null,null,null,null]]'
-    assert request((on, 5)).row()[8:11] == (False, 100, "[[1,5]]")
-    assert request().total_key("mini") == KEY._replace(model="mini")
+    group = Group([on, running])
+    assert held_json(group, (5, 1)) == "[[1,5]]"
+    assert closed_json(group, (5, 0), (7, 0)) == "[[1,5,7]]"
+
+
+def test_attempts_are_written_in_their_order_and_the_last_as_it_stands() -> None:
+    alone = request()
+    assert attempts_json(alone, RUNS) == '[["gpt-5",100,10,600000,null,null,null,null]]'
+    assert attempts_json(replace(alone, running=None), RUNS) == "[]"
+    assert attempts_json(replace(alone, before=(tried("mini", 7, 1),)), (600_200, "answered", "ok", 200)) == (
+        '[["mini",7,1,600000,600100,"ambiguous","reset",null],["gpt-5",100,10,600000,600200,"answered","ok",200]]'
+    )
+
+
+def test_a_hold_says_what_it_leaves_under_each_cap() -> None:
+    group = Group([counter(), counter("requests")], caps=[200, 70])
+    book, holding = Book(), replace(request(), group=group, held=(100, 1))
+    assert book.begin(holding) == [200 - 70 - 100, 70 - 70 - 1]
+    book.take_back()
+    assert ([figures(each) for each in group.counters], book.open) == ([(50, 20, 20, 1000)] * 2, {})
 
 
 amounts = st.integers(0, 2**80)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from oxyy_proxy.ledger import schema
-from oxyy_proxy.ledger.book import Book, job_row
+from oxyy_proxy.ledger.book import Book, attempts_json, held_json, job_row
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules.figures import Total, TotalKey
-from tests.ledger.making import NOW, job, opening, users
+from tests.ledger.making import NOW, job, opening, rows, users
 
 NEVER_TRIED = "[]"
 IN_FLIGHT = '[["gpt-5",100,10,1,null,null,null,null]]'
@@ -66,11 +66,12 @@ def test_what_made_a_job_holds_again_on_the_counter_that_others_find(db: sqlite3
     request = book.open[first]
     assert request.group.counters == (minute, book.counters[MONTH])
     assert (request.held, request.watch) == ((100, 100), None)
-    assert (request.head[8], request.hold_nusd, [tuple(t) for t in request.attempts]) == (
-        True, 100, [("gpt-5", 100, 10, 1, 2, "answered", "ok", 200)],
+    assert (request.head[8], request.hold_nusd, request.running, request.before) == (
+        True, 100, ("gpt-5", 100, 10, 1), (),
     )  # fmt: skip
     (row,) = db.execute("SELECT * FROM open_requests WHERE request_id = ?", (first,)).fetchall()
-    assert request.row() == row  # as it was
+    postings, attempts = held_json(request.group, request.held), attempts_json(request, (2, "answered", "ok", 200))
+    assert (*request.head, request.hold_nusd, postings, attempts) == row  # as it was
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,8 @@ def test_what_made_none_is_ended(
     assert recover(db, book, NOW) == found
     assert figures(book) == {MINUTE: left}
     assert (book.open, book.parked) == ({}, set())
-    ((*row,),) = book.ended
-    assert (row[10], row[-3]) == (state, "proxy_died")
+    (row,) = rows(book.ended, 28)
+    assert (row[18], row[25]) == (state, "proxy_died")
 
 
 def test_a_ledger_that_was_closed_at_rest_has_nothing_to_recover(db: sqlite3.Connection) -> None:
@@ -100,7 +101,7 @@ def test_a_ledger_that_was_closed_at_rest_has_nothing_to_recover(db: sqlite3.Con
 
 def test_totals_are_read_as_they_were_written(db: sqlite3.Connection) -> None:
     book, key, total = Book(), TotalKey("search", "CC", "veo-3", "videos"), Total(*range(1, 11))
-    db.execute(schema.for_rows(schema.UPSERT_TOTAL, 1, 14), (*key, *total))
+    db.execute(schema.UPSERT_TOTAL.texts[1], (*key, *total))
     load_totals(db, book)
     assert book.totals == {key: total}
     names = [row[1] for row in db.execute("PRAGMA table_info(totals)")]
