@@ -159,10 +159,11 @@ def _counts(counter: Counter, request: OpenRequest, served: str | None) -> bool:
     return served is not None and counter.covers(served)
 
 
-def held_json(group: Group, held: Sequence[int]) -> str:
-    """`[[counter id, held], …]`, without counters that are kept in memory alone."""
-    ids = group.ids
-    return orjson.dumps(list(compress(zip(ids, held), ids))).decode()  # noqa: B905 - see `Book`
+def record_json(request: OpenRequest, last: Ended) -> str:
+    """`[head, hold, [[counter id, held], …], attempts]`, without counters that are kept in memory alone."""
+    ids = request.group.ids
+    postings = list(compress(zip(ids, request.held), ids))  # noqa: B905 - see `Book`
+    return orjson.dumps((request.head, request.hold_nusd, postings, _attempts(request, last))).decode()
 
 
 def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -> str:
@@ -173,10 +174,14 @@ def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -
 
 def attempts_json(request: OpenRequest, last: Ended) -> str:
     """`[[model, worst nano-USD, …, status], …]`. `last`: how the last one ended."""
+    return orjson.dumps(_attempts(request, last)).decode()
+
+
+def _attempts(request: OpenRequest, last: Ended) -> list[tuple[object, ...]]:
     attempts: list[tuple[object, ...]] = list(map(tuple, request.before))
     if request.running is not None:
         attempts.append(request.running + last)
-    return orjson.dumps(attempts).decode()
+    return attempts
 
 
 def job_row(job: Job) -> tuple[str, str, str, int, str]:
@@ -218,8 +223,8 @@ class Book:
         """By team: when the last of its requests began, of those that this process has opened."""
         self.opened: list[object] = []
         """Rows to write, here and below: the columns of one after those of the other."""
-        self.reopened: dict[str, tuple[object, ...]] = {}
-        """By request: of two changes in one transaction the second counts."""
+        self.reopened: dict[str, str] = {}
+        """Request -> record: of two changes in one transaction the second counts."""
         self.ended: list[object] = []
         self._to_undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._changed: set[Counter] = set()

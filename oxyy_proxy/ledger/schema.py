@@ -1,9 +1,10 @@
 """The SQLite schema, as the steps that made it. A step that has been released is never edited; add one.
 
-Money is integer nano-USD, times are integer milliseconds since the epoch. A request is a row of `open_requests` while
-it runs and a row of `requests` for ever after: few pages are written per request, and start-up finds what was left open
-without a search. What is held is not stored a second time: it is the sum over open rows, plus each counter's
-`unresolved`. A job runs while its request is open; its row stays for ever, as it says whose it is.
+Money is integer nano-USD, times are integer milliseconds since the epoch. A request is a row of `open_records` while it
+runs, which the view `open_requests` reads, and a row of `requests` for ever after: few pages are written per request,
+and start-up finds what was left open without a search. What is held is not stored a second time: it is the sum over
+open rows, plus each counter's `unresolved`. A job runs while its request is open; its row stays for ever, as it says
+whose it is.
 """
 
 from __future__ import annotations
@@ -127,11 +128,35 @@ MIGRATIONS: tuple[str, ...] = (
 
     CREATE UNIQUE INDEX jobs_by_request ON jobs (request_id);
     """,
+    """
+    CREATE TABLE open_records (
+        request_id TEXT PRIMARY KEY,
+        record TEXT NOT NULL                  -- JSON: [[request id, started ms, team, key id, cost center, tag,
+    ) WITHOUT ROWID;                          --       endpoint, model requested, stream], hold, postings, attempts]
+
+    INSERT INTO open_records
+    SELECT request_id,
+           json_array(json_array(request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested,
+                                 stream),
+                      hold_nusd, json(postings), json(attempts))
+    FROM open_requests;
+
+    DROP TABLE open_requests;
+
+    CREATE VIEW open_requests AS
+    SELECT request_id, json_extract(record, '$[0][1]') AS started_ms, json_extract(record, '$[0][2]') AS team,
+           json_extract(record, '$[0][3]') AS key_id, json_extract(record, '$[0][4]') AS cost_center,
+           json_extract(record, '$[0][5]') AS tag, json_extract(record, '$[0][6]') AS endpoint,
+           json_extract(record, '$[0][7]') AS model_requested, json_extract(record, '$[0][8]') AS stream,
+           json_extract(record, '$[1]') AS hold_nusd, json_extract(record, '$[2]') AS postings,
+           json_extract(record, '$[3]') AS attempts
+    FROM open_records;
+    """,
 )
 
 ON_END = """
     CREATE TEMP TRIGGER ended AFTER INSERT ON main.requests
-    BEGIN DELETE FROM open_requests WHERE request_id = NEW.request_id; END"""
+    BEGIN DELETE FROM open_records WHERE request_id = NEW.request_id; END"""
 """Of the writer's connection: a request that has ended is not open. A statement of its own takes longer."""
 
 MOST_ROWS = 64
@@ -149,13 +174,9 @@ class Rows:
         """The statement for so many rows."""
 
 
-INSERT_OPEN = Rows("INSERT INTO open_requests", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+INSERT_OPEN = Rows("INSERT INTO open_records", "(?, ?)")
 
-UPDATE_OPEN = Rows(
-    "UPDATE open_requests SET hold_nusd = v.column1, postings = v.column2, attempts = v.column3 FROM (",
-    "(?, ?, ?, ?)",
-    ") AS v WHERE request_id = v.column4",
-)
+REPLACE_OPEN = Rows("INSERT OR REPLACE INTO open_records", "(?, ?)")
 
 INSERT_ENDED = Rows(
     """

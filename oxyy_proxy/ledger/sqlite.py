@@ -262,7 +262,7 @@ class SqliteLedger:
         if book.opened:
             self._write(schema.INSERT_OPEN, book.opened)
         if book.reopened:
-            self._write(schema.UPDATE_OPEN, list(chain.from_iterable(book.reopened.values())))
+            self._write(schema.REPLACE_OPEN, list(chain.from_iterable(book.reopened.items())))
         if book.ended:
             self._write(schema.INSERT_ENDED, book.ended)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())

@@ -17,8 +17,8 @@ from oxyy_proxy.ledger.book import (
     Tried,
     attempts_json,
     closed_json,
-    held_json,
     kept,
+    record_json,
     spent,
     units,
 )
@@ -49,8 +49,7 @@ def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
         for counter, cap in zip(group.counters, group.caps, strict=True):
             book.raise_cap(counter, cap)
         group.under_caps = True
-    book.opened += head
-    book.opened += (hold_nusd, held_json(group, amounts), attempts_json(request, RUNS))
+    book.opened += (request_id, record_json(request, RUNS))
     return tuple(left)
 
 
@@ -81,7 +80,7 @@ def next_attempt(book: Book, request_id: str, ended: AttemptEnd, following: Targ
         hold_nusd += tried.worst_nusd
     running = (following.model.name, following.worst_nusd, following.worst_tokens, at_ms)
     changed = replace(request, hold_nusd=hold_nusd, held=held, running=running, before=(*request.before, tried))
-    _reopen(book, changed, attempts_json(changed, RUNS))
+    _reopen(book, changed, RUNS)
 
 
 def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
@@ -98,14 +97,13 @@ def submitted(book: Book, job: Job, ended: AttemptEnd) -> bool:
             counters.append(counter)
             held.append(amount)
     changed = replace(request, group=Group(counters), held=tuple(held), watch=None, job_id=job.job_id)
-    _reopen(book, changed, attempts_json(changed, (round(job.submitted_at * 1000), *ended)))
+    _reopen(book, changed, (round(job.submitted_at * 1000), *ended))
     return True
 
 
-def _reopen(book: Book, request: OpenRequest, attempts: str) -> None:
+def _reopen(book: Book, request: OpenRequest, last: Ended) -> None:
     """An open request has changed."""
-    postings, request_id = held_json(request.group, request.held), request.head[0]
-    book.reopened[request_id] = (request.hold_nusd, postings, attempts, request_id)
+    book.reopened[request.head[0]] = record_json(request, last)
     book.change(request)
 
 

@@ -21,10 +21,10 @@ from oxyy_proxy.ledger.book import (
     Tried,
     attempts_json,
     closed_json,
-    held_json,
     job_of_row,
     job_row,
     kept,
+    record_json,
     spent,
 )
 from oxyy_proxy.rules.budget import ALWAYS, Window
@@ -49,7 +49,7 @@ def tried(model: str = "gpt-5", nusd: int = 100, tokens: int = 10) -> Tried:
 
 
 def request(*on: tuple[Counter, int], name: str = OPENED.request_id) -> OpenRequest:
-    head = (name, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5", False)
+    head = (name, 600_000, "search", "search-prod", "CC-search", None, "chat", "gpt-5", 0)
     group, held = Group([counter for counter, _ in on]), tuple([amount for _, amount in on])
     return OpenRequest(head, 100, group, held, SENT)
 
@@ -201,9 +201,10 @@ def test_only_counters_that_nobody_needs_are_forgotten() -> None:
 
 def test_rows_name_the_counters_of_the_store_alone() -> None:
     on, running = counter(), counter("concurrent", id=0)
-    group = Group([on, running])
-    assert held_json(group, (5, 1)) == "[[1,5]]"
-    assert closed_json(group, (5, 0), (7, 0)) == "[[1,5,7]]"
+    held = request((on, 5), (running, 1), name="req_1")
+    head = '["req_1",600000,"search","search-prod","CC-search",null,"chat","gpt-5",0]'
+    assert record_json(held, RUNS) == f"[{head},100,[[1,5]],{attempts_json(held, RUNS)}]"
+    assert closed_json(held.group, (5, 0), (7, 0)) == "[[1,5,7]]"
 
 
 def test_attempts_are_written_in_their_order_and_the_last_as_it_stands() -> None:
@@ -273,8 +274,8 @@ def test_a_job_of_an_older_version_may_say_less_of_what_was_asked() -> None:
 
 def test_of_two_changes_of_a_row_in_one_transaction_the_second_is_written() -> None:
     book = Book()
-    for held in (1, 2):
-        book.reopened["req_1"] = (held,)
-    assert list(book.reopened.values()) == [(2,)]
+    for record in ("[1]", "[2]"):
+        book.reopened["req_1"] = record
+    assert book.reopened == {"req_1": "[2]"}
     book.written()
     assert book.reopened == {}

@@ -11,9 +11,11 @@ import pytest
 
 from oxyy_proxy.errors import StartupError
 from oxyy_proxy.ledger import schema, sqlite_open, sqlite_reads
+from oxyy_proxy.ledger.base import Settlement
+from oxyy_proxy.ledger.book import job_row
 from oxyy_proxy.rules.figures import Total, TotalKey
 from oxyy_proxy.rules.types import Usage
-from tests.ledger.making import ANSWERED, NOW, answered, completed, job, limit, opening
+from tests.ledger.making import ANSWERED, COMPLETED, NOW, answered, completed, job, limit, opening
 from tests.ledger.stores import SqliteStore
 
 MORE = "CREATE TABLE notes (text TEXT NOT NULL); INSERT INTO notes VALUES ('made');"
@@ -119,7 +121,7 @@ def first_ledger(path: Path) -> None:
 async def test_a_ledger_of_the_first_version_keeps_its_figures(sqlite_store: SqliteStore) -> None:
     budget, key = limit(cap=1000), TotalKey("search", "CC-search", "gpt-5", "chat")
     first_ledger(sqlite_store.path)
-    with pytest.raises(StartupError, match=r"schema 1, this one checks 2\); the proxy .* brings it up to date"):
+    with pytest.raises(StartupError, match=r"schema 1, this one checks 3\); the proxy .* brings it up to date"):
         await sqlite_store.verify()
     assert sum(row.cost_nusd for row in await sqlite_reads.read_spend(sqlite_store.url, ["team"])) == 40
     rows = sqlite_store.usage()
@@ -139,6 +141,28 @@ async def test_a_ledger_of_the_first_version_keeps_its_figures(sqlite_store: Sql
     await ledger.settle(completed(film, 60, Usage(video_ms=8_000)))
     assert [(s.spent, s.held) for s in await ledger.standings([budget], NOW)] == [(105, 130)]
     assert (await ledger.snapshot((), NOW)).totals == {key: Total(100, 3, 1, 4, 1, 2, video_ms=8_000)}
+    assert (await sqlite_store.verify()).broken == ()
+
+
+async def test_what_the_second_version_left_open_stays_as_it_was(sqlite_store: SqliteStore) -> None:
+    budget, views = limit(cap=1000), ("SELECT * FROM usage ORDER BY 1", "SELECT * FROM attempts ORDER BY 1, 2")
+    first_ledger(sqlite_store.path)
+    db = sqlite3.connect(sqlite_store.path, isolation_level=None)
+    db.executescript(f"{schema.MIGRATIONS[1]} PRAGMA user_version = 2;")
+    at = int(NOW * 1000)
+    waits = f'[["gpt-5",9,1,{at},{at + 5},"failed","status",503],["gpt-5",100,10,{at},{at + 9},"answered","ok",200]]'
+    db.execute("UPDATE open_requests SET attempts = ?, tag = 'a \"tag\"', stream = 1", (waits,))
+    made = job(opening([budget]), "job_1")._replace(request_id="req_3")
+    db.execute(schema.INSERT_JOB, job_row(made))
+    db.close()
+    before = [sqlite_store.usage(query) for query in views]
+    ledger = sqlite_store.open()
+    assert ledger.recovered == (0, 0, 1)
+    assert await ledger.running_jobs() == (made,)
+    assert [sqlite_store.usage(query) for query in views] == before
+    assert (await sqlite_store.verify()).broken == ()
+    await ledger.settle(Settlement("req_3", NOW + 90, "settled", 200, COMPLETED, "gpt-5", Usage(), 60))
+    assert [(s.spent, s.held) for s in await ledger.standings([budget], NOW)] == [(105, 30)]
     assert (await sqlite_store.verify()).broken == ()
 
 

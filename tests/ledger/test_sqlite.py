@@ -528,7 +528,8 @@ async def test_an_open_row_without_an_attempt_gives_everything_back(sqlite_store
     await sqlite_store.close()
     db = sqlite3.connect(sqlite_store.path, isolation_level=None)
     db.execute(
-        "UPDATE open_requests SET attempts = '[]' WHERE request_id = (SELECT max(request_id) FROM open_requests)"
+        "UPDATE open_records SET record = json_set(record, '$[3]', json('[]'))"
+        " WHERE request_id = (SELECT max(request_id) FROM open_records)"
     )
     db.close()
     assert sqlite_store.open().recovered == (1, 1, 0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from oxyy_proxy.ledger import schema
-from oxyy_proxy.ledger.book import Book, attempts_json, held_json, job_row
+from oxyy_proxy.ledger.book import Book, job_row, record_json
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules.figures import Total, TotalKey
 from tests.ledger.making import NOW, job, opening, rows, users
@@ -36,10 +36,8 @@ def db() -> Iterator[sqlite3.Connection]:
 
 def left_open(db: sqlite3.Connection, postings: str, attempts: str, job_id: str | None = None) -> str:
     opened = opening()
-    db.execute(
-        "INSERT INTO open_requests VALUES (?, 1, 'search', 'search-prod', 'CC', NULL, 'videos', 'gpt-5', 1, 100, ?, ?)",
-        (opened.request_id, postings, attempts),
-    )
+    head = f'["{opened.request_id}",1,"search","search-prod","CC",null,"videos","gpt-5",1]'
+    db.execute("INSERT INTO open_records VALUES (?, ?)", (opened.request_id, f"[{head},100,{postings},{attempts}]"))
     if job_id is not None:
         db.execute(schema.INSERT_JOB, job_row(job(opened, job_id)))
     return opened.request_id
@@ -69,9 +67,8 @@ def test_what_made_a_job_holds_again_on_the_counter_that_others_find(db: sqlite3
     assert (request.head[8], request.hold_nusd, request.running, request.before) == (
         True, 100, ("gpt-5", 100, 10, 1), (),
     )  # fmt: skip
-    (row,) = db.execute("SELECT * FROM open_requests WHERE request_id = ?", (first,)).fetchall()
-    postings, attempts = held_json(request.group, request.held), attempts_json(request, (2, "answered", "ok", 200))
-    assert (*request.head, request.hold_nusd, postings, attempts) == row  # as it was
+    (record,) = db.execute("SELECT record FROM open_records WHERE request_id = ?", (first,)).fetchone()
+    assert record_json(request, (2, "answered", "ok", 200)) == record  # as it was
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ def test_a_hold_is_on_every_counter_and_in_one_row() -> None:
     counters = group.counters
     assert verbs.open_request(book, opened, group) == (40, 4)
     assert [counter.held for counter in counters] == [60, 1]
-    (row,) = rows(book.opened, 12)
-    assert (row[0], row[9], json.loads(str(row[10]))) == (opened.request_id, 60, [[1, 60], [2, 1]])
+    name, record = book.opened
+    head, hold_nusd, postings, _ = json.loads(str(record))
+    assert (name, head[0], hold_nusd, postings) == (opened.request_id, opened.request_id, 60, [[1, 60], [2, 1]])
 
 
 def test_a_hold_that_does_not_fit_one_counter_is_on_none() -> None:
@@ -146,9 +147,9 @@ def test_a_submission_frees_the_place_and_keeps_the_rest_of_the_hold() -> None:
     assert [(c.held, users(book, c)) for c in counters] == [(60, 1), (1, 1), (1, 1)]
     assert verbs.submitted(book, job(opened, "job_1", at=NOW + 2), ANSWERED)
     assert [(c.held, users(book, c), c.spent) for c in counters] == [(60, 1, 0), (0, 0, 0), (1, 1, 0)]
-    ((hold_nusd, postings, attempts, request_id),) = book.reopened.values()
-    assert (hold_nusd, postings, request_id) == (60, "[[1,60],[3,1]]", opened.request_id)
-    ((*_, finished_ms, outcome, reason, status),) = json.loads(str(attempts))
+    ((request_id, record),) = book.reopened.items()
+    _, hold_nusd, postings, ((*_, finished_ms, outcome, reason, status),) = json.loads(record)
+    assert (hold_nusd, postings, request_id) == (60, [[1, 60], [3, 1]], opened.request_id)
     assert (finished_ms, outcome, reason, status) == (int((NOW + 2) * 1000), *ANSWERED)
     assert book.parked == {opened.request_id}
 
