@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from operator import add, attrgetter
+from operator import add, itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,9 +23,8 @@ from oxyy_proxy.rules.types import Limit, Price, Usage
 NOTHING_USED = Usage()
 """Of a request whose end says no usage."""
 
-units = attrgetter(
-    "input_tokens", "cached_input_tokens", "output_tokens", "images", "video_ms", "audio_ms", "characters"
-)
+_UNITS = ("input_tokens", "cached_input_tokens", "output_tokens", "images", "video_ms", "audio_ms", "characters")
+units = itemgetter(*[Usage._fields.index(name) for name in _UNITS])
 """What of a usage is a column of `requests`, and summed in `totals`."""
 
 Sent = tuple[str, int, int, int]
@@ -178,10 +177,8 @@ def attempts_json(request: OpenRequest, last: Ended) -> str:
 
 
 def _attempts(request: OpenRequest, last: Ended) -> list[tuple[object, ...]]:
-    attempts: list[tuple[object, ...]] = list(map(tuple, request.before))
-    if request.running is not None:
-        attempts.append(request.running + last)
-    return attempts
+    attempts: list[tuple[object, ...]] = [] if request.running is None else [request.running + last]
+    return [*map(tuple, request.before), *attempts] if request.before else attempts
 
 
 def job_row(job: Job) -> tuple[str, str, str, int, str]:
@@ -263,7 +260,9 @@ class Book:
             left.append(cap - counter.spent - held)
         request_id, started_ms, team = request.head[:3]
         self._to_undo.append((self._forget, (request, self.open.get(request_id))))
-        self._put(request)
+        self.open[request_id] = request
+        if request.job_id is not None:
+            self.parked.add(request_id)
         if started_ms > self.latest_ms.get(team, 0):
             self.latest_ms[team] = started_ms
         return left
@@ -348,7 +347,6 @@ class Book:
         self._to_undo.clear()
         self._changed.clear()
         self._totals_before.clear()
-        self.written()
 
     def written(self) -> None:
         """The rows that were noted are in the store's transaction."""
@@ -367,4 +365,5 @@ class Book:
                 self.totals[key] = total
         self.parked = {request_id for request_id, request in self.open.items() if request.job_id is not None}
         self.groups.clear()
+        self.written()
         self.commit()

@@ -69,6 +69,9 @@ _Results = list[tuple["asyncio.Future[Any] | None", Any]]
 _Waiting = tuple["asyncio.Future[Any] | None", Callable[..., Any], tuple[Any, ...], bool]
 """Who waits, the verb, its arguments, and whether it must happen in the end whatever the store says now."""
 
+_END: _Waiting = (None, bool, (), False)
+"""No verb follows."""
+
 
 class SqliteLedger:
     """See `ledger.base.Ledger`. Made by `ledger.sqlite_open.open_ledger`."""
@@ -89,7 +92,7 @@ class SqliteLedger:
         self._on_commit = on_commit
         self._on_defect = on_defect
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
         self._late: list[_Waiting] = []
         self._book = Book()
         self._counters_kept = _COUNTERS_KEPT
@@ -127,7 +130,7 @@ class SqliteLedger:
 
     async def close(self) -> None:
         self._closed = True
-        self._queue.put(None)
+        self._queue.put(_END)
         await asyncio.to_thread(self._thread.join)
         self._lock.close()
 
@@ -175,14 +178,16 @@ class SqliteLedger:
         while not closing:
             batch = self._gathered(crowded)
             crowded = len(batch) > 1
-            closing = None in batch
-            verbs_of = self._late + [item for item in batch if item is not None]
-            self._late = []
-            if verbs_of or not self.writable:
-                self._commit(verbs_of)
+            if batch and batch[-1] is _END:
+                closing = True
+                batch.pop()
+            if self._late:
+                batch, self._late = self._late + batch, []
+            if batch or not self.writable:
+                self._commit(batch)
         self._shut()
 
-    def _gathered(self, crowded: bool) -> list[_Waiting | None]:
+    def _gathered(self, crowded: bool) -> list[_Waiting]:
         """What waits, and whom it is waited for. Nothing where it is time to try again."""
         waiting = self._queue
         try:
@@ -191,9 +196,8 @@ class SqliteLedger:
             return []
         if crowded and len(self._book.open) - len(self._book.parked) > BUSY_REQUESTS:
             time.sleep(GATHER_S)
-        while len(batch) < MAX_BATCH and not waiting.empty():
-            batch.append(waiting.get_nowait())
-        return batch
+        more = min(waiting.qsize(), MAX_BATCH - 1)
+        return batch + [waiting.get_nowait() for _ in range(more)] if more else batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
         """Run a batch in one transaction, then tell everybody who waits."""
@@ -259,23 +263,23 @@ class SqliteLedger:
     def _flush(self) -> None:
         """Write what the verbs of this transaction noted: each row, counter and total once."""
         book = self._book
-        if book.opened:
-            self._write(schema.INSERT_OPEN, book.opened)
+        self._write(schema.INSERT_OPEN, book.opened)
         if book.reopened:
             self._write(schema.REPLACE_OPEN, list(chain.from_iterable(book.reopened.items())))
-        if book.ended:
-            self._write(schema.INSERT_ENDED, book.ended)
+        self._write(schema.INSERT_ENDED, book.ended)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())
         self._write(schema.UPSERT_TOTAL, book.changed_totals())
         book.written()
 
     def _write(self, statement: schema.Rows, values: list[object]) -> None:
         """Write rows; the values of one come after those of the other."""
-        columns = statement.columns
-        most = schema.MOST_ROWS * columns
-        for start in range(0, len(values), most):
-            some = values[start : start + most]
-            self._cursor.execute(statement.texts[len(some) // columns], some)
+        rows = len(values) // statement.columns
+        if rows > schema.MOST_ROWS:
+            most = schema.MOST_ROWS * statement.columns
+            self._write(statement, values[:most])
+            self._write(statement, values[most:])
+        elif rows:
+            self._cursor.execute(statement.texts[rows], values)
 
     # --- counters ----------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
         hold_nusd, first,
     ) = opening  # fmt: skip
     started_ms = int(started_at * 1000)
-    head = (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, int(stream))
+    head = (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, 1 if stream else 0)
     running = (first.model.name, first.worst_nusd, first.worst_tokens, started_ms)
     request = OpenRequest(head, hold_nusd, group, amounts, running, (), watch)
     left = book.begin(request)
@@ -110,37 +110,28 @@ def _reopen(book: Book, request: OpenRequest, last: Ended) -> None:
 def settle(book: Book, end: Settlement) -> None:
     """End a request, once: what is not open is left as it is. Of one that made a job, `end.last` says how the job
     ended, in the place of its submission."""
-    request = book.open.get(end.request_id)
+    request_id, finished_at, state, status, how, served, usage, cost_nusd, error_code, _ = end
+    request = book.open.get(request_id)
     if request is None:
         return  # settled already: twice changes nothing
-    head, group, hold_nusd = request.head, request.group, request.hold_nusd
-    last = (int(end.finished_at * 1000), *end.last)
+    last = (int(finished_at * 1000), *how)
     unresolved_nusd, unresolved = _left_unresolved(request, last)
-    charged = spent(request, end)
-    overrun = end.cost_nusd + unresolved_nusd > hold_nusd or any(map(gt, map(add, unresolved, charged), request.held))
+    charged, hold_nusd = spent(request, end), request.hold_nusd
+    most = tuple(map(add, unresolved, charged)) if unresolved is not request.group.nothing else charged
+    overrun = cost_nusd + unresolved_nusd > hold_nusd or any(map(gt, most, request.held))
     book.end(request, unresolved, charged)
-    usage = end.usage or NOTHING_USED
-    used = units(usage)
-    book.ended += head
+    used = units(usage or NOTHING_USED)
+    source = usage.source if usage else None
+    book.ended += request.head
     book.ended += used
     book.ended += (
-        last[0],
-        end.model_served,
-        end.state,
-        end.status,
-        hold_nusd,
-        end.cost_nusd,
-        unresolved_nusd,
-        usage.source if end.usage else None,
-        int(overrun),
-        end.error_code,
-        closed_json(group, unresolved, charged),
-        attempts_json(request, last),
-    )
-    if end.state != "voided":
-        _, _, team, _, cost_center, _, endpoint, _, _ = head
-        more = (end.cost_nusd, *used[:3], usage.source == "estimated", end.state == "unresolved", *used[3:])
-        book.add_to_totals((team, cost_center, end.model_served or request.tried()[-1], endpoint), more)
+        last[0], served, state, status, hold_nusd, cost_nusd, unresolved_nusd, source, 1 if overrun else 0, error_code,
+        closed_json(request.group, unresolved, charged), attempts_json(request, last),
+    )  # fmt: skip
+    if state != "voided":
+        _, _, team, _, cost_center, _, endpoint, _, _ = request.head
+        more = (cost_nusd, *used[:3], source == "estimated", state == "unresolved", *used[3:])
+        book.add_to_totals((team, cost_center, served or request.tried()[-1], endpoint), more)
 
 
 def _left_unresolved(request: OpenRequest, last: Ended) -> tuple[int, tuple[int, ...]]:
