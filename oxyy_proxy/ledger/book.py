@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from operator import add, itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 
 from oxyy_proxy.ledger.base import Job, Settlement
-from oxyy_proxy.rules.budget import Standing, Watch, Window
+from oxyy_proxy.rules.budget import Standing, Watch, Window, picker
 from oxyy_proxy.rules.route import matches
 from oxyy_proxy.rules.types import Limit, Price, Usage
 
@@ -94,14 +93,20 @@ _FIGURE = {"concurrent": 0, "usd": 1, "tokens": 2, "requests": 3}
 class Group:
     """Counters that a request holds on together, and the caps under which it does: their own, if none are named."""
 
-    __slots__ = ("caps", "counters", "figures", "ids", "nothing", "of_all", "under_caps")
+    __slots__ = ("caps", "charged", "counters", "figures", "ids", "nothing", "of_all", "pick", "stored", "under_caps")
 
     def __init__(self, counters: Sequence[Counter], caps: Sequence[int] | None = None) -> None:
         self.counters = tuple(counters)
         self.caps = tuple(caps) if caps is not None else tuple([counter.cap for counter in counters])
         self.nothing = (0,) * len(self.counters)
-        self.ids = tuple([counter.id for counter in counters])
+        self.ids = tuple([counter.id for counter in counters if counter.id])
+        """Of those that are in the store."""
+        self.stored = picker([place for place, counter in enumerate(counters) if counter.id])
+        """What is of those, of what is of each."""
+        self.charged = f"[{','.join([f'[{id},0,%d]' for id in self.ids])}]"
+        """The postings of a request that leaves nothing unresolved, without what it spent on each counter."""
         self.figures = tuple([_FIGURE[counter.meter] for counter in counters])
+        self.pick = picker(self.figures)
         self.of_all = not any(counter.models for counter in counters)
         """Whether every model counts on each of them."""
         self.under_caps = False
@@ -142,7 +147,7 @@ def spent(request: OpenRequest, end: Settlement) -> tuple[int, ...]:
     cost, tokens = (0, 0) if served is None else (end.cost_nusd, end.usage.tokens if end.usage else 0)
     figures = (0, cost, tokens, sent)
     if group.of_all:
-        return tuple(map(figures.__getitem__, group.figures))
+        return group.pick(figures)
     return tuple(
         [
             figures[n] if _counts(counter, request, served) else 0
@@ -160,15 +165,16 @@ def _counts(counter: Counter, request: OpenRequest, served: str | None) -> bool:
 
 def record_json(request: OpenRequest, last: Ended) -> str:
     """`[head, hold, [[counter id, held], …], attempts]`, without counters that are kept in memory alone."""
-    ids = request.group.ids
-    postings = list(compress(zip(ids, request.held), ids))  # noqa: B905 - see `Book`
+    group = request.group
+    postings = list(zip(group.ids, group.stored(request.held)))  # noqa: B905 - see `Book`
     return orjson.dumps((request.head, request.hold_nusd, postings, _attempts(request, last))).decode()
 
 
 def closed_json(group: Group, unresolved: Sequence[int], spent: Sequence[int]) -> str:
     """`[[counter id, unresolved, spent], …]`, without counters that are kept in memory alone."""
-    ids = group.ids
-    return orjson.dumps(list(compress(zip(ids, unresolved, spent), ids))).decode()  # noqa: B905 - see `Book`
+    if unresolved is group.nothing:  # as nearly always
+        return group.charged % group.stored(spent)
+    return orjson.dumps(list(zip(group.ids, group.stored(unresolved), group.stored(spent), strict=True))).decode()
 
 
 def attempts_json(request: OpenRequest, last: Ended) -> str:

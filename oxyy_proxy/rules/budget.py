@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from math import ceil
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from oxyy_proxy.errors import ProxyError, QuotaExceeded, RateLimited
@@ -42,8 +43,16 @@ class Watch:
     """The same, where each of these meters has one limit; else empty."""
     covered: tuple[tuple[int, ...], ...]
     """Positions of targets in the chain: each set that a limit covers."""
-    worsts: tuple[int, ...]
-    """Of each limit, which figure of `_worsts` it holds."""
+    amounts: Callable[[Sequence[int]], tuple[int, ...]]
+    """What each limit holds, of the figures of `_worsts`."""
+
+
+def picker(places: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]]:
+    """What picks the figures at those places. An `itemgetter`, which takes a quarter of the time of a loop, gives them
+    as a tuple where it has several."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda figures: tuple([figures[place] for place in places])
 
 
 class Standing(NamedTuple):
@@ -106,7 +115,7 @@ def reservations(plan: Plan, now: float) -> tuple[Watch, tuple[int, ...]]:
     answers in the end. Limits that cover no target are not held on."""
     watch = _watch(plan, int(now // 60))
     worsts = _worsts(watch, plan.targets)
-    return watch, tuple([worsts[figure] for figure in watch.worsts])
+    return watch, watch.amounts(worsts)
 
 
 _WATCHES_KEPT = 4096
@@ -115,8 +124,11 @@ _watches: dict[tuple[object, ...], tuple[int, tuple[Limit, ...], Watch]] = {}
 that no others can take their place. With the minute, as every window begins on a whole one of UTC."""
 
 
+_model_name = attrgetter("model.name")
+
+
 def _watch(plan: Plan, minute: int) -> Watch:
-    key = (id(plan.limits), *[target.model.name for target in plan.targets])
+    key = (id(plan.limits), *map(_model_name, plan.targets))
     kept = _watches.get(key)
     if kept is not None and kept[0] == minute:
         return kept[2]
@@ -150,7 +162,7 @@ def _watched(plan: Plan, now: int) -> Watch:
         places,
         tuple([each[0] for each in places]) if all(len(each) == 1 for each in places) else (),
         tuple(groups),
-        tuple(worsts),
+        picker(worsts),
     )
 
 

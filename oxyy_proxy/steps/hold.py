@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from operator import attrgetter
 from types import TracebackType
 
 from oxyy_proxy.errors import (
@@ -24,8 +25,12 @@ from oxyy_proxy.steps.state import Call, Exchange, Services
 CLIENT_LEFT_STATUS = 499
 """The status on record where no answer was sent, as nginx logs it."""
 
+_ANSWERED = AttemptEnd("answered", "ok", 200)
 _ABANDONED = AttemptEnd("ambiguous", "abandoned")
 _SUBMITTED = AttemptEnd("answered", "job_submitted", 200)
+
+
+_worst_nusd = attrgetter("worst_nusd")
 
 
 def attempt_end(failure: UpstreamFailure) -> AttemptEnd:
@@ -69,7 +74,7 @@ class Hold:
             self._call.ask.stream,
             watch,
             amounts,
-            max([target.worst_nusd for target in plan.targets]),
+            max(map(_worst_nusd, plan.targets)),
             self._target,
         )
         try:
@@ -97,7 +102,8 @@ class Hold:
         """Settle at what `usage` costs with the model that answered; durable on return."""
         x, model = self._exchange, self._target.model
         x.usage, x.cost_nusd, x.model_served = usage, cost_nusd(usage, model.prices), model.name
-        await self._durably(self._settle("settled", status, AttemptEnd("answered", reason, 200)))
+        end = _ANSWERED if reason == "ok" else AttemptEnd("answered", reason, 200)
+        await self._durably(self._settle("settled", status, end))
 
     async def submitted(self, job: Job) -> None:
         """What was asked for is being made: put the job on record, which keeps the hold until it ends; durable on

@@ -205,6 +205,7 @@ def test_rows_name_the_counters_of_the_store_alone() -> None:
     head = '["req_1",600000,"search","search-prod","CC-search",null,"chat","gpt-5",0]'
     assert record_json(held, RUNS) == f"[{head},100,[[1,5]],{attempts_json(held, RUNS)}]"
     assert closed_json(held.group, (5, 0), (7, 0)) == "[[1,5,7]]"
+    assert closed_json(held.group, held.group.nothing, (7, 0)) == closed_json(held.group, (0, 0), (7, 0)) == "[[1,0,7]]"
 
 
 def test_attempts_are_written_in_their_order_and_the_last_as_it_stands() -> None:
