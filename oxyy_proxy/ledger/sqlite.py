@@ -18,17 +18,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from oxyy_proxy.errors import InternalError, LedgerUnavailable, ProxyError
 from oxyy_proxy.ledger import schema, verbs
-from oxyy_proxy.ledger.base import (
-    AttemptEnd,
-    Job,
-    Opening,
-    Recovered,
-    Settlement,
-)
+from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Recovered, Settlement
 from oxyy_proxy.ledger.book import Book, Counter, Group, job_of_row, job_row
 from oxyy_proxy.ledger.sqlite_recovery import load_totals, recover
 from oxyy_proxy.rules import budget
@@ -60,8 +54,6 @@ _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError,
 # For a value of these types that has no adapter the module looks for one everywhere, and makes an error that it drops.
 sqlite3.register_adapter(type(None), lambda nothing: nothing)
 sqlite3.register_adapter(bool, int)
-
-ResultT = TypeVar("ResultT")
 
 _Results = list[tuple["asyncio.Future[Any] | None", Any]]
 """Who waits, and what came of it: an exception that it gets, or a value."""
@@ -178,8 +170,7 @@ class SqliteLedger:
         while not closing:
             batch = self._gathered(crowded)
             crowded = len(batch) > 1
-            if batch and batch[-1] is _END:
-                closing = True
+            if closing := _END in batch:
                 batch.pop()
             if self._late:
                 batch, self._late = self._late + batch, []
@@ -203,7 +194,7 @@ class SqliteLedger:
         """Run a batch in one transaction, then tell everybody who waits."""
         started = time.perf_counter()
         try:
-            results = self._in_transaction(self._results, batch)
+            results: _Results = self._in_transaction(self._results, batch)
         except Exception as error:  # noqa: BLE001 - one verb's defect must not end the writer, nor take others with it
             self._book.undo()
             self._on_defect(error)
@@ -221,7 +212,7 @@ class SqliteLedger:
             self._tell(results)
             self._on_commit(time.perf_counter() - started)
 
-    def _in_transaction(self, work: Callable[..., ResultT], *arguments: Any) -> ResultT:
+    def _in_transaction(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Commit what `work` does; where that or the commit fails, nothing is changed in the store."""
         try:
             self._cursor.execute("BEGIN IMMEDIATE")
@@ -233,7 +224,7 @@ class SqliteLedger:
         return result
 
     def _results(self, batch: list[_Waiting]) -> _Results:
-        """Run a batch. One that is refused has changed nothing; its refusal is its result."""
+        """Run a batch. A verb that is refused has changed nothing; its refusal is its result."""
         if not self.writable:
             self._probe()
         results: _Results = []
