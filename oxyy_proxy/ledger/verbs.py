@@ -130,7 +130,8 @@ def settle(book: Book, end: Settlement) -> None:
     )  # fmt: skip
     if state != "voided":
         _, _, team, _, cost_center, _, endpoint, _, _ = request.head
-        more = (cost_nusd, *used[:3], source == "estimated", state == "unresolved", *used[3:])
+        counted = (1 if source == "estimated" else 0, 1 if state == "unresolved" else 0)
+        more = (cost_nusd, *used[:3], *counted, *used[3:])
         book.add_to_totals((team, cost_center, served or request.tried()[-1], endpoint), more)
 
 
