@@ -132,5 +132,6 @@ def admit(state: State, policy: BreakerPolicy, now: float) -> tuple[bool, State]
 def wait_s(state: State, policy: BreakerPolicy, now: float) -> float:
     """How long until a call may be made; 0 where one may now. A probe that is out tells soon."""
     if state.kind == "open":
-        return max(0.0, state.since + policy.open_for_s - now)
+        # A sum of floats may come out larger: a wait of 15.000000000000002 s would be told as 16.
+        return max(0.0, min(policy.open_for_s, state.since + policy.open_for_s - now))
     return 1.0 if state.kind == "half_open" and state.probing is not None else 0.0
