@@ -57,7 +57,7 @@ class JsonBody:
         self._plain = _is_plain(raw, members)
         if not self._plain and not _plainly_unique(raw, members):
             _walk(raw)
-        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        if _may_be_too_deep(raw) and _depth(raw) > MAX_DEPTH:
             raise _too_deep()
 
     def require_unique(self) -> None:
@@ -183,6 +183,12 @@ def _skip(text: str, at: int) -> int:
 
 def _too_deep() -> InvalidJson:
     return InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels. Flatten it.")
+
+
+def _may_be_too_deep(raw: bytes) -> bool:
+    """Whether there are so many brackets. What is left without them tells it several times as fast as `count`."""
+    most = MAX_DEPTH + 1
+    return len(raw) - len(raw.replace(b"[", b"", most).replace(b"{", b"", most)) > MAX_DEPTH
 
 
 def _depth(raw: bytes) -> int:
