@@ -7,6 +7,7 @@ units: images, seconds of video, minutes of audio, characters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE, Price, Usage
@@ -31,40 +32,48 @@ _UNDECIDED = ("", "auto")
 def cost_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     """What `usage` costs. Cached, audio and image tokens fall back on the text price; output without a text price on
     that of image tokens, so that it is never free by mistake."""
-    if "input" in prices and usage.input_tokens + usage.output_tokens:
-        return _round_up(_tokens(usage, prices) + _rate(prices, "request", 0), PRICE_SCALE)
-    return _round_up(_units(usage, prices, variant_price), _UNIT_SCALE)
+    rates = _rates_of(prices)
+    if rates.text_in is None or not usage.input_tokens + usage.output_tokens:
+        return _round_up(_units(usage, prices, variant_price), _UNIT_SCALE)
+    scaled = usage.input_tokens * rates.text_in + usage.output_tokens * rates.text_out + rates.per_request
+    # Most answers have no tokens of most kinds: what is zero is not looked up.
+    if usage.cached_input_tokens or usage.audio_input_tokens or usage.image_input_tokens:
+        scaled += _more_in(usage, prices, rates.text_in)
+    if usage.audio_output_tokens or usage.image_output_tokens:
+        scaled += _more_out(usage, prices, rates.text_out)
+    return _round_up(scaled, PRICE_SCALE)
 
 
 def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     """The most that this usage can cost, whichever kind its tokens are counted as, whichever variant is made where
     quality or size are not known, and whether it is charged by tokens or by units."""
-    dearest_in, dearest_out, per_request = _dearest_of(prices)
-    by_tokens = usage.input_tokens * dearest_in + usage.output_tokens * dearest_out + per_request
+    rates = _rates_of(prices)
+    by_tokens = usage.input_tokens * rates.dearest_in + usage.output_tokens * rates.dearest_out + rates.per_request
     worst = _round_up(by_tokens, PRICE_SCALE)
     if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
         worst = max(worst, _round_up(_units(usage, prices, dearest_variant), _UNIT_SCALE))
     return worst
 
 
-def _tokens(usage: Usage, prices: Mapping[str, Price]) -> int:
-    """nano-USD per `PRICE_SCALE`, without the price per request."""
-    text_in, text_out = prices["input"].default, _rate(prices, "output" if "output" in prices else "image_output", 0)
-    scaled = usage.input_tokens * text_in + usage.output_tokens * text_out
-    # Most answers have no tokens of most kinds: what is zero is not looked up.
-    if cached := min(usage.cached_input_tokens, usage.input_tokens):
-        scaled += cached * (_rate(prices, "cached_input", text_in) - text_in)
-    if usage.audio_input_tokens or usage.image_input_tokens:
-        audio = min(usage.audio_input_tokens, usage.input_tokens - cached)
-        image = min(usage.image_input_tokens, usage.input_tokens - cached - audio)
-        scaled += audio * (_rate(prices, "audio_input", text_in) - text_in)
-        scaled += image * (_rate(prices, "image_input", text_in) - text_in)
-    if usage.audio_output_tokens or usage.image_output_tokens:
-        audio = min(usage.audio_output_tokens, usage.output_tokens)
-        image = min(usage.image_output_tokens, usage.output_tokens - audio)
-        scaled += audio * (_rate(prices, "audio_output", text_out) - text_out)
-        scaled += image * (_rate(prices, "image_output", text_out) - text_out)
-    return scaled
+def _more_in(usage: Usage, prices: Mapping[str, Price], text_in: int) -> int:
+    """What input tokens that are not plain text cost beyond it: nano-USD per `PRICE_SCALE`, below zero for less."""
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    audio = min(usage.audio_input_tokens, usage.input_tokens - cached)
+    image = min(usage.image_input_tokens, usage.input_tokens - cached - audio)
+    return (
+        cached * (_rate(prices, "cached_input", text_in) - text_in)
+        + audio * (_rate(prices, "audio_input", text_in) - text_in)
+        + image * (_rate(prices, "image_input", text_in) - text_in)
+    )
+
+
+def _more_out(usage: Usage, prices: Mapping[str, Price], text_out: int) -> int:
+    """As `_more_in`, of output tokens."""
+    audio = min(usage.audio_output_tokens, usage.output_tokens)
+    image = min(usage.image_output_tokens, usage.output_tokens - audio)
+    return audio * (_rate(prices, "audio_output", text_out) - text_out) + image * (
+        _rate(prices, "image_output", text_out) - text_out
+    )
 
 
 def _units(usage: Usage, prices: Mapping[str, Price], rate_of: Callable[[Price, str, str], int]) -> int:
@@ -136,21 +145,41 @@ def _rate(prices: Mapping[str, Price], unit: str, otherwise: int) -> int:
     return otherwise if price is None else price.default
 
 
-_dearest_kept: dict[int, tuple[Mapping[str, Price], tuple[int, int, int]]] = {}
-"""By identity of the prices, to which an entry holds on: they do not change, and every request asks."""
+@dataclass(slots=True)
+class _Rates:
+    """What every request asks of its prices: nano-USD per `PRICE_SCALE` tokens, or per that many requests. `text_in`:
+    None where tokens are not charged."""
 
-_DEAREST_KEPT = 4096
+    text_in: int | None
+    text_out: int
+    per_request: int
+    dearest_in: int
+    dearest_out: int
 
 
-def _dearest_of(prices: Mapping[str, Price]) -> tuple[int, int, int]:
-    """The dearest price of a token of input, of output, and the price of a request."""
-    kept = _dearest_kept.get(id(prices))
+_rates_kept: dict[int, tuple[Mapping[str, Price], _Rates]] = {}
+"""By identity of the prices, to which an entry holds on: they do not change."""
+
+_RATES_KEPT = 4096
+
+
+def _rates_of(prices: Mapping[str, Price]) -> _Rates:
+    kept = _rates_kept.get(id(prices))
     if kept is None:
-        if len(_dearest_kept) >= _DEAREST_KEPT:
-            _dearest_kept.clear()
-        kept = prices, (_dearest(prices, _INPUT_UNITS), _dearest(prices, _OUTPUT_UNITS), _rate(prices, "request", 0))
-        _dearest_kept[id(prices)] = kept
+        if len(_rates_kept) >= _RATES_KEPT:
+            _rates_kept.clear()
+        kept = _rates_kept[id(prices)] = prices, _rates(prices)
     return kept[1]
+
+
+def _rates(prices: Mapping[str, Price]) -> _Rates:
+    return _Rates(
+        text_in=prices["input"].default if "input" in prices else None,
+        text_out=_rate(prices, "output" if "output" in prices else "image_output", 0),
+        per_request=_rate(prices, "request", 0),
+        dearest_in=_dearest(prices, _INPUT_UNITS),
+        dearest_out=_dearest(prices, _OUTPUT_UNITS),
+    )
 
 
 def _dearest(prices: Mapping[str, Price], units: tuple[str, ...]) -> int:
