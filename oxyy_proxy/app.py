@@ -71,7 +71,7 @@ class Proxy:
             metrics=self.metrics,
             log=self.log,
             clock=clock,
-            entropy=lambda: f"{random.getrandbits(64):016x}",  # ids must differ, not be secret
+            entropy=lambda: random.getrandbits(64).to_bytes(8, "big").hex(),  # ids must differ, not be secret
             jitter=jitter,
             buffers=Buffers(),
             health=Health(self.metrics.breaker),

@@ -27,6 +27,7 @@ def _no_certificates() -> Iterator[None]:
 with _no_certificates():
     from aiohttp import HttpVersion10, HttpVersion11
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.hdrs import ACCEPT, AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT
     from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, RawRequestMessage
     from aiohttp.http_writer import StreamWriter
     from aiohttp.streams import StreamReader
@@ -39,7 +40,11 @@ ErrInfo = _ErrInfo
 """Stands among the messages of a connection for one that is not HTTP."""
 
 __all__ = [
+    "ACCEPT",
+    "AUTHORIZATION",
     "ERROR",
+    "TRANSFER_ENCODING",
+    "USER_AGENT",
     "AbstractStreamWriter",
     "BaseRequest",
     "ErrInfo",

@@ -86,7 +86,8 @@ class JobSeen(NamedTuple):
     size: str = ""
 
 
-class Answer(NamedTuple):
+@dataclass(slots=True)
+class Answer:
     """A whole answer, read: `usage` is None where the upstream did not say; `output_bytes` of generated text. `job`:
     what was asked for is being made, and will be charged when it is."""
 
@@ -161,9 +162,10 @@ def target(ask: Ask, model: Model, parts: PartTokens) -> Target:
     return Target(model, worst_nusd(worst, model.prices), worst.input_tokens + worst.output_tokens)
 
 
-def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = MAX_INT) -> int | None:
+def optional_int(members: dict[str, Any], name: str, least: int, most: int = MAX_INT) -> int | None:
     """The integer member `name`, None where absent or null. Raises InvalidValue."""
-    if name not in members or (value := members[name]) is None:
+    value = members.get(name)
+    if value is None:
         return None
     if type(value) is not int or not least <= value <= most:
         raise InvalidValue(f"'{name}' must be an integer from {least} to {most}.", param=name)
@@ -172,7 +174,8 @@ def optional_int(members: dict[str, Any], name: str, *, least: int, most: int = 
 
 def optional(members: dict[str, Any], name: str, kind: type | tuple[type, ...], noun: str) -> Any:
     """The member `name` if it has the right type, None where absent or null. Raises InvalidValue."""
-    if name not in members or (value := members[name]) is None:
+    value = members.get(name)
+    if value is None:
         return None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise InvalidValue(f"'{name}' must be {noun}.", param=name)
@@ -181,10 +184,12 @@ def optional(members: dict[str, Any], name: str, kind: type | tuple[type, ...], 
 
 def model_of(members: dict[str, Any]) -> str | None:
     """The model asked for; None where the body names none, for a policy's default. Raises InvalidValue."""
-    model = optional(members, "model", str, "a string")
+    model = members.get("model")
     if model == "":
         raise InvalidValue("'model' is empty. Name one of the models that GET /v1/models lists.", param="model")
-    return model  # type: ignore[no-any-return]
+    if model is None or type(model) is str:
+        return model
+    raise InvalidValue("'model' must be a string.", param="model")
 
 
 def read_object(body: bytes, *, may_tell_error: bool = False) -> dict[str, Any]:
@@ -227,11 +232,12 @@ def usage_of(usage: object) -> Usage | None:
         tokens_out = None if total is None or tokens_in is None else max(0, total - tokens_in)
     if tokens_in is None or tokens_out is None or tokens_in + tokens_out == 0:
         return None
+    details_in, details_out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     cached = audio_in = audio_out = 0
-    if details := usage.get("prompt_tokens_details"):
-        cached, audio_in = count_of(details, "cached_tokens") or 0, count_of(details, "audio_tokens") or 0
-    if details := usage.get("completion_tokens_details"):
-        audio_out = count_of(details, "audio_tokens") or 0
+    if isinstance(details_in, dict) and (details_in.get("cached_tokens") or details_in.get("audio_tokens")):
+        cached, audio_in = count_of(details_in, "cached_tokens") or 0, count_of(details_in, "audio_tokens") or 0
+    if isinstance(details_out, dict) and details_out.get("audio_tokens"):
+        audio_out = count_of(details_out, "audio_tokens") or 0
     return Usage(tokens_in, cached, audio_in, tokens_out, audio_out)
 
 

@@ -67,13 +67,12 @@ class ChatAsk(Ask):
         self._body = JsonBody(raw)
         members = self._body.members
         self.model = model_of(members)
-        self.stream = bool(optional(members, "stream", bool, "true or false"))
-        older = optional_int(members, "max_tokens", least=0, most=MAX_TOKENS)
-        newer = optional_int(members, "max_completion_tokens", least=0, most=MAX_TOKENS)
-        self._max_tokens = newer if older is None else older if newer is None else max(older, newer)
-        self._choices = optional_int(members, "n", least=1, most=MAX_CHOICES) or 1
-        optional(members, "temperature", (int, float), "a number")
-        options = optional(members, "stream_options", dict, "an object")
+        self.stream = "stream" in members and bool(optional(members, "stream", bool, "true or false"))
+        self._max_tokens = _max_tokens(members)
+        self._choices = (optional_int(members, "n", 1, MAX_CHOICES) or 1) if "n" in members else 1
+        if "temperature" in members:
+            optional(members, "temperature", (int, float), "a number")
+        options = optional(members, "stream_options", dict, "an object") if "stream_options" in members else None
         self._wants_usage = bool(options and optional(options, "include_usage", bool, "true or false"))
         self._parts: list[str] = []
         self._text_bytes = len(raw)
@@ -235,6 +234,13 @@ def _is_content(tail: bytearray) -> bool:
     return tail.startswith(b"data:") and _HAS_CHOICE(tail, 0, _HEAD_BYTES) is not None
 
 
+def _max_tokens(members: dict[str, Any]) -> int | None:
+    """The most tokens for one choice, under either name. Raises InvalidValue."""
+    older = optional_int(members, "max_tokens", 0, MAX_TOKENS) if "max_tokens" in members else None
+    newer = optional_int(members, "max_completion_tokens", 0, MAX_TOKENS)
+    return newer if older is None else older if newer is None else max(older, newer)
+
+
 def _in_parts(members: dict[str, Any]) -> list[tuple[int, list[Any]]]:
     """The messages whose content is an array of parts: their places and their parts. Raises InvalidValue for what are
     no messages."""
@@ -243,12 +249,12 @@ def _in_parts(members: dict[str, Any]) -> list[tuple[int, list[Any]]]:
         raise InvalidValue("'messages' must be a non-empty array of message objects.", param="messages")
     found = []
     for at, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        if type(message) is not dict or type(message.get("role")) is not str:
             raise InvalidValue("Each message must be an object with a 'role'.", param=f"messages[{at}]")
         content = message.get("content")
-        if isinstance(content, list):
+        if type(content) is list:
             found.append((at, content))
-        elif content is not None and not isinstance(content, str):
+        elif type(content) is not str and content is not None:
             raise InvalidValue(
                 "A message's 'content' must be a string or an array of parts.", param=f"messages[{at}].content"
             )

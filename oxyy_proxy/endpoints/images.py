@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, count_of, read_object, tokens_of, utf8_size
@@ -78,9 +79,9 @@ class ImagesAsk(Ask):
         if usage is None:
             usage = self._estimated(model, parts, len(data))
             if "image" in model.prices:
-                usage = usage._replace(source="computed")
+                usage = replace(usage, source="computed")
         quality, size = _word(answer, "quality") or self._quality, _word(answer, "size") or self._size
-        return Answer(usage._replace(images=len(data), quality=quality, size=size))
+        return Answer(replace(usage, images=len(data), quality=quality, size=size))
 
     def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
         return self._estimated(model, parts, MAX_MADE)
@@ -92,7 +93,8 @@ class ImagesAsk(Ask):
         if "image" in model.prices:
             return usage
         tokens_out = (model.max_output_tokens or TOKENS_PER_IMAGE) * usage.images
-        return usage._replace(
+        return replace(
+            usage,
             input_tokens=likely_tokens(self._text_bytes) + parts.image * self._pictures,
             output_tokens=tokens_out,
             image_output_tokens=tokens_out,
@@ -106,7 +108,8 @@ def _usage_of(said: object) -> Usage | None:
         return None
     details_in, details_out = said.get("input_tokens_details"), said.get("output_tokens_details")
     made = count_of(details_out, "image_tokens")
-    return usage._replace(
+    return replace(
+        usage,
         image_input_tokens=count_of(details_in, "image_tokens") or 0,
         image_output_tokens=usage.output_tokens if made is None else made,
     )

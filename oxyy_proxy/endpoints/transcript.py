@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oxyy_proxy.endpoints.base import StreamMeter, count_of, error_answer, read_json, tokens_of, utf8_size
@@ -23,7 +24,7 @@ def charged_by(answer: dict[str, Any], model: Model) -> Usage | None:
     if audio_ms is None and isinstance(said, dict):
         audio_ms = milliseconds(said.get("seconds"), MAX_AUDIO_MS)
     if usage is not None:
-        return usage._replace(audio_ms=audio_ms or 0)
+        return replace(usage, audio_ms=audio_ms or 0)
     return Usage(audio_ms=audio_ms) if audio_ms is not None and "audio_minute" in model.prices else None
 
 
@@ -31,7 +32,7 @@ def _tokens(said: object) -> Usage | None:
     usage = tokens_of(said)
     if usage is None or not isinstance(said, dict):
         return None
-    return usage._replace(audio_input_tokens=count_of(said.get("input_token_details"), "audio_tokens") or 0)
+    return replace(usage, audio_input_tokens=count_of(said.get("input_token_details"), "audio_tokens") or 0)
 
 
 class TranscriptMeter(StreamMeter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, JobSeen, error_answer, read_object
@@ -74,7 +75,7 @@ class VideosAsk(Ask):
         return Answer(None, job=_seen(job_id, answer))
 
     def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
-        return self.worst(model, parts)._replace(source="estimated")
+        return replace(self.worst(model, parts), source="estimated")
 
     def _seconds_for(self, model: Model) -> int:
         default = model.default_seconds or min(DEFAULT_SECONDS, model.max_seconds or DEFAULT_SECONDS)

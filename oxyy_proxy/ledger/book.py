@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import add, itemgetter
 from typing import Any, NamedTuple
 
@@ -193,7 +193,7 @@ def job_row(job: Job) -> tuple[str, str, str, int, str]:
         "model": job.model,
         "policy_version": job.policy_version,
         "prices": {unit: [price.default, dict(price.variants)] for unit, price in job.prices.items()},
-        "asked": job.asked._asdict(),
+        "asked": asdict(job.asked),
     }
     return job.job_id, job.request_id, job.team, round(job.submitted_at * 1000), json.dumps(terms)
 

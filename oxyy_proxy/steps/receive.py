@@ -34,20 +34,18 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
         await _upload(services, x, request, endpoint.max_form_bytes, FORM_BYTES, reader.feed)
         ask = endpoint.parse_form(_within(reader.finish(), endpoint.max_form_bytes), content_type)
     else:
-        ask = endpoint.parse(await _json(services, x, request, endpoint.max_body_bytes))
+        content = request.content
+        if content.is_eof() and content.total_bytes <= endpoint.max_body_bytes:
+            body = content.read_nowait()  # it came with its head, as most do
+        else:
+            body = await (await _upload(services, x, request, endpoint.max_body_bytes)).whole()
+        ask = endpoint.parse(body)
     if ask.recording is not None:
         ask.measured(await _measure(services, x, ask.recording))
     if ask.urls and not x.policy.allow_internal_urls:
         for url, param in ask.urls:
             require_public(url, param)
     return ask
-
-
-async def _json(services: Services, x: Exchange, request: web.BaseRequest, limit_bytes: int) -> bytes:
-    announced, content = request.content_length, request.content
-    if announced is not None and announced <= limit_bytes and content.is_eof():
-        return content.read_nowait()  # it came with its head, as most do
-    return await (await _upload(services, x, request, limit_bytes)).whole()
 
 
 async def _upload(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
+from typing import Final
 
 from oxyy_proxy.catalogue import Catalogue
 from oxyy_proxy.endpoints.base import Ask, Endpoint
@@ -42,17 +42,17 @@ class Services:
     max_in_flight: int
     draining: bool = False
     running: set[asyncio.Task[object]] = field(default_factory=set)
-    of_team: Counter[str] = field(default_factory=Counter)
+    of_team: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     """How many requests of each team are being served."""
 
 
-class Call(NamedTuple):
-    """What was decided before anything is spent: who calls what, and which models may answer."""
+@dataclass(slots=True)
+class Call(Plan):
+    """A plan with whose it is: who calls what."""
 
-    principal: Principal
-    endpoint: Endpoint
-    ask: Ask
-    plan: Plan
+    principal: Final[Principal]
+    endpoint: Final[Endpoint]
+    ask: Final[Ask]
 
 
 @dataclass(slots=True)
@@ -65,10 +65,14 @@ class Exchange:
     started_at: float
     started: float
     policy: Policy
-    client_request_id: str = ""
-    tag: str | None = None
+    deadline: float = inf
+    """`time.monotonic()` until when an answer must have begun: the policy's, or the client's own if that is sooner."""
+    client_retries: bool = False
+    """Whether this is a second try of the client's own."""
     forwarded: str = ""
     """The client's headers that go upstream, Accept and User-Agent, as lines that end in CRLF."""
+    client_request_id: str = ""
+    tag: str | None = None
     team: str = ""
     key_id: str = ""
     endpoint: str = ""
@@ -89,10 +93,6 @@ class Exchange:
     """Known at the end."""
     first_byte_s: float | None = None
     upstream_s: float = 0.0
-    deadline: float = inf
-    """`time.monotonic()` until when an answer must have begun: the policy's, or the client's own if that is sooner."""
-    client_retries: bool = False
-    """Whether this is a second try of the client's own."""
     upload: Upload | None = None
     """The body, where it did not come with the head."""
     committed: bool = False

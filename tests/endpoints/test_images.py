@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -292,8 +293,8 @@ def test_tokens_are_charged_where_they_have_a_price() -> None:
     assert read(images(1, usage=SAID), by=GPT_IMAGE) == TOLD
     assert read(images(1, usage=SAID), by=BOTH) == TOLD
     split = SAID | {"output_tokens_details": {"image_tokens": 200, "text_tokens": 72}}
-    assert read(images(1, usage=split), by=GPT_IMAGE) == TOLD._replace(image_output_tokens=200)
-    assert read({"data": [], "usage": SAID}, by=GPT_IMAGE) == TOLD._replace(images=0)
+    assert read(images(1, usage=split), by=GPT_IMAGE) == replace(TOLD, image_output_tokens=200)
+    assert read({"data": [], "usage": SAID}, by=GPT_IMAGE) == replace(TOLD, images=0)
 
 
 def test_tokens_without_a_price_were_not_held_and_count_for_nothing() -> None:
@@ -329,7 +330,7 @@ def test_odd_details_are_no_details(details: object) -> None:
         "input_tokens_details": details,
         "output_tokens_details": details,
     }
-    assert read(images(1, usage=usage), by=GPT_IMAGE) == TOLD._replace(image_input_tokens=0)
+    assert read(images(1, usage=usage), by=GPT_IMAGE) == replace(TOLD, image_input_tokens=0)
 
 
 @pytest.mark.parametrize(

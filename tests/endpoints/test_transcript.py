@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -38,13 +39,13 @@ COUNTED = Usage(input_tokens=14, audio_input_tokens=12, output_tokens=9)
         ({"duration": None, "usage": {"seconds": 6}}, 6000, None),
         ({"duration": float("nan"), "usage": {"seconds": 6}}, 6000, None),
         ({"usage": TOKENS}, None, COUNTED),
-        ({"usage": TOKENS, "duration": 5.42}, 5420, COUNTED._replace(audio_ms=5420)),
+        ({"usage": TOKENS, "duration": 5.42}, 5420, replace(COUNTED, audio_ms=5420)),
         ({"usage": TOKENS, "duration": -1}, None, COUNTED),
-        ({"usage": {**TOKENS, "input_token_details": None}}, None, COUNTED._replace(audio_input_tokens=0)),
+        ({"usage": {**TOKENS, "input_token_details": None}}, None, replace(COUNTED, audio_input_tokens=0)),
         (
             {"usage": {**TOKENS, "input_token_details": {"audio_tokens": -1}}},
             None,
-            COUNTED._replace(audio_input_tokens=0),
+            replace(COUNTED, audio_input_tokens=0),
         ),
         ({"usage": {"input_tokens": 0, "output_tokens": 1}}, None, Usage(output_tokens=1)),
         *(

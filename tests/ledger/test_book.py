@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -260,7 +260,7 @@ def test_the_terms_of_a_job_are_what_the_schema_says() -> None:
     *columns, terms = job_row(made)
     assert columns == ["job_1", "req_1", "search", 1001]
     said = json.loads(str(terms))
-    assert said.pop("asked") == {**Usage()._asdict(), "video_ms": 8_000, "size": "1080p"}
+    assert said.pop("asked") == {**asdict(Usage()), "video_ms": 8_000, "size": "1080p"}
     assert said == {
         "model": "veo-3",
         "policy_version": "v1",

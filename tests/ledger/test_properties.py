@@ -186,7 +186,7 @@ class Histories(RuleBasedStateMachine):
         row = self.pick(data)
         row.state, row.served, row.cost, row.tokens = "settled", row.tried[-1].model.name, cost, tokens
         usage = Usage(input_tokens=tokens // 2, output_tokens=tokens - tokens // 2)
-        usage = row.units = usage._replace(**dict(zip(UNITS, units, strict=True)))
+        usage = row.units = replace(usage, **dict(zip(UNITS, units, strict=True)))
         self.settle(making.answered(row.opened, cost, usage, model=row.served, at=self.now))
 
     @precondition(lambda self: self.open_rows)

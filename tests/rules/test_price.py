@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict, replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import product
@@ -283,20 +284,25 @@ def asked_and_answered(draw: st.DrawFn) -> tuple[Usage, Usage, dict[str, Price]]
     """The most that a request may consume, an answer that is compatible with it, and prices."""
     asked, prices = draw(USAGE), draw(PRICES)
     told: dict[str, Any] = {
-        name: draw(st.integers(0, value)) for name, value in asked._asdict().items() if type(value) is int
+        name: draw(st.integers(0, value)) for name, value in asdict(asked).items() if type(value) is int
     }
     for name, side in (("quality", 0), ("size", -1)):
         known = [possible(getattr(asked, name), price, side) for price in prices.values() if price.variants]
         told[name] = draw(st.sampled_from(min(known, key=len, default=[*PARTS, ""])))
-    return asked, asked._replace(**told), prices
+    return asked, replace(asked, **told), prices
 
 
 @given(case=asked_and_answered())
 @settings(deadline=None, max_examples=1000)
 def test_the_worst_case_is_never_less_than_the_cost(case: tuple[Usage, Usage, dict[str, Price]]) -> None:
     asked, answered, prices = case
-    held = asked._replace(
-        cached_input_tokens=0, audio_input_tokens=0, image_input_tokens=0, audio_output_tokens=0, image_output_tokens=0
+    held = replace(
+        asked,
+        cached_input_tokens=0,
+        audio_input_tokens=0,
+        image_input_tokens=0,
+        audio_output_tokens=0,
+        image_output_tokens=0,
     )
     assert worst_nusd(held, prices) >= cost_nusd(answered, prices)
 
