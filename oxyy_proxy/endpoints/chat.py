@@ -89,7 +89,10 @@ class ChatAsk(Ask):
         if per_choice is None:
             per_choice = min(DEFAULT_MAX_TOKENS, model.max_output_tokens or DEFAULT_MAX_TOKENS)
         # By position: every request comes by here, and names double what a record costs.
-        return Usage(held_tokens(self._text_bytes) + self._part_tokens(parts), 0, 0, per_choice * self._choices)
+        tokens_in = held_tokens(self._text_bytes)
+        if self._parts:
+            tokens_in += self._part_tokens(parts)
+        return Usage(tokens_in, 0, 0, per_choice * self._choices)
 
     def body_for(self, model: Model) -> bytes:
         changes: dict[str, Any] = {}
@@ -119,7 +122,7 @@ class ChatAsk(Ask):
         return Usage(input_tokens=tokens_in, output_tokens=likely_tokens(output_bytes), source="estimated")
 
     def _part_tokens(self, parts: PartTokens) -> int:
-        return sum([getattr(parts, kind) for kind in self._parts]) if self._parts else 0
+        return sum([getattr(parts, kind) for kind in self._parts])
 
 
 class ChatMeter(StreamMeter):

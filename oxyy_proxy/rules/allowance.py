@@ -30,10 +30,9 @@ class Allowance:
 
     def request(self, now: float) -> None:
         """A request has begun."""
-        running = self._running
-        if running[0] != int(now):
-            running = self._second(now)
-        running[1] += 1
+        if not 0 <= now - self._running[0] < 1:
+            self._second(now)
+        self._running[1] += 1
         self._requests += 1
 
     def has_room(self, percent: int, now: float) -> bool:

@@ -113,28 +113,22 @@ def covers(limit: Limit, model: str) -> bool:
 def reservations(plan: Plan, now: float) -> tuple[Watch, tuple[int, ...]]:
     """What the plan must hold on each of its limits, nano-USD or a count: the worst over the chain, as one target
     answers in the end. Limits that cover no target are not held on."""
-    watch = _watch(plan, int(now // 60))
-    return watch, watch.held(_worsts(watch, plan.targets))
+    targets, limits = plan.targets, plan.limits
+    key = id(limits), targets[0].model.name if len(targets) == 1 else tuple([target.model.name for target in targets])
+    kept = _watches.get(key)
+    if kept is None or not 0 <= now - kept[0] < 60:
+        if len(_watches) >= _WATCHES_KEPT:
+            _watches.clear()
+        minute = int(now // 60) * 60
+        kept = _watches[key] = minute, limits, _watched(plan, minute)
+    watch = kept[2]
+    return watch, watch.held(_worsts(watch, targets))
 
 
 _WATCHES_KEPT = 4096
 _watches: dict[tuple[int, object], tuple[int, tuple[Limit, ...], Watch]] = {}
 """By identity of the limits, as to compare them takes longer than all that is kept; an entry holds on to its limits, so
-that no others can take their place. With the minute, as every window begins on a whole one of UTC."""
-
-
-def _watch(plan: Plan, minute: int) -> Watch:
-    targets = plan.targets
-    names = targets[0].model.name if len(targets) == 1 else tuple([target.model.name for target in targets])
-    key = id(plan.limits), names
-    kept = _watches.get(key)
-    if kept is not None and kept[0] == minute:
-        return kept[2]
-    if len(_watches) >= _WATCHES_KEPT:
-        _watches.clear()
-    watch = _watched(plan, minute * 60)
-    _watches[key] = (minute, plan.limits, watch)
-    return watch
+that no others can take their place. With the minute, in epoch seconds, as every window begins on a whole one of UTC."""
 
 
 def _watched(plan: Plan, now: int) -> Watch:
@@ -238,4 +232,11 @@ def tightest(watch: Watch, remaining: Sequence[int]) -> tuple[int, ...]:
     has left."""
     if watch.alone:
         return watch.alone
-    return tuple([min(places, key=remaining.__getitem__) for places in watch.by_meter])
+    found = []
+    for places in watch.by_meter:
+        least = places[0]
+        for place in places:
+            if remaining[place] < remaining[least]:
+                least = place
+        found.append(least)
+    return tuple(found)

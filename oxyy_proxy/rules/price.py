@@ -1,4 +1,4 @@
-"""What usage costs, in integer nano-USD rounded up once per record, and the worst it can cost.
+"""What usage costs, in integer nano-USD rounded up once per record, and the worst it can cost. `-(-a // b)` rounds up.
 
 A model is charged by tokens where it has a price for input and the upstream says how many there were, else by its
 units: images, seconds of video, minutes of audio, characters.
@@ -34,14 +34,14 @@ def cost_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     that of image tokens, so that it is never free by mistake."""
     rates = _rates_of(prices)
     if rates.text_in is None or not usage.input_tokens + usage.output_tokens:
-        return _round_up(_units(usage, prices, variant_price), _UNIT_SCALE)
+        return -(-_units(usage, prices, variant_price) // _UNIT_SCALE)
     scaled = usage.input_tokens * rates.text_in + usage.output_tokens * rates.text_out + rates.per_request
     # Most answers have no tokens of most kinds: what is zero is not looked up.
     if usage.cached_input_tokens or usage.audio_input_tokens or usage.image_input_tokens:
         scaled += _more_in(usage, prices, rates.text_in)
     if usage.audio_output_tokens or usage.image_output_tokens:
         scaled += _more_out(usage, prices, rates.text_out)
-    return _round_up(scaled, PRICE_SCALE)
+    return -(-scaled // PRICE_SCALE)
 
 
 def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
@@ -49,9 +49,9 @@ def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     quality or size are not known, and whether it is charged by tokens or by units."""
     rates = _rates_of(prices)
     by_tokens = usage.input_tokens * rates.dearest_in + usage.output_tokens * rates.dearest_out + rates.per_request
-    worst = _round_up(by_tokens, PRICE_SCALE)
+    worst = -(-by_tokens // PRICE_SCALE)
     if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
-        worst = max(worst, _round_up(_units(usage, prices, dearest_variant), _UNIT_SCALE))
+        worst = max(worst, -(-_units(usage, prices, dearest_variant) // _UNIT_SCALE))
     return worst
 
 
@@ -184,7 +184,3 @@ def _rates(prices: Mapping[str, Price]) -> _Rates:
 
 def _dearest(prices: Mapping[str, Price], units: tuple[str, ...]) -> int:
     return max([prices[unit].default for unit in units if unit in prices], default=0)
-
-
-def _round_up(scaled: int, scale: int) -> int:
-    return -(-scaled // scale)
