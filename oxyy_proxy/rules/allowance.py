@@ -20,17 +20,18 @@ FLOOR = 3
 class Allowance:
     """Requests and retries of the last `WINDOW_S` whole seconds and the running one, of one model or of all."""
 
-    __slots__ = ("_requests", "_retries", "_running", "_seconds")
+    __slots__ = ("_requests", "_retries", "_running", "_seconds", "_until")
 
     def __init__(self) -> None:
         self._running = [-1, 0, 0]  # second, requests, retries
+        self._until = 0.0  # the end of that second
         self._seconds = deque([self._running])
         self._requests = 0
         self._retries = 0
 
     def request(self, now: float) -> None:
         """A request has begun."""
-        if not 0 <= now - self._running[0] < 1:
+        if now >= self._until:
             self._second(now)
         self._running[1] += 1
         self._requests += 1
@@ -49,7 +50,7 @@ class Allowance:
         """The running second's counts; what is no longer recent is forgotten."""
         second = int(now)
         if self._running[0] != second:
-            self._running = [second, 0, 0]
+            self._running, self._until = [second, 0, 0], second + 1.0
             seconds = self._seconds
             seconds.append(self._running)
             while seconds[0][0] < second - WINDOW_S:

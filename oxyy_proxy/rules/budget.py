@@ -235,8 +235,9 @@ def tightest(watch: Watch, remaining: Sequence[int]) -> tuple[int, ...]:
     found = []
     for places in watch.by_meter:
         least = places[0]
-        for place in places:
-            if remaining[place] < remaining[least]:
-                least = place
+        if len(places) > 1:
+            for place in places:
+                if remaining[place] < remaining[least]:
+                    least = place
         found.append(least)
     return tuple(found)

@@ -131,13 +131,14 @@ def likely_tokens(size_bytes: int) -> int:
     return -(-size_bytes // BYTES_PER_TOKEN_LIKELY)
 
 
+_USD_DIGITS = len(str(NUSD_PER_USD))
+
+
 @lru_cache(maxsize=1024)  # a cost is told twice: in the answer's head, and in the log line soon after
 def usd(nusd: int) -> str:
     """nano-USD as a decimal string of USD, exact: 1250000 -> "0.00125"; at least two decimals."""
-    sign = "-" if nusd < 0 else ""
-    whole, rest = divmod(abs(nusd), NUSD_PER_USD)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{decimals}"
+    digits = str(nusd).zfill(_USD_DIGITS) if nusd >= 0 else "-" + str(-nusd).zfill(_USD_DIGITS)
+    return f"{digits[:-9]}.{digits[-9:].rstrip('0').ljust(2, '0')}"
 
 
 def _rate(prices: Mapping[str, Price], unit: str, otherwise: int) -> int:
