@@ -68,7 +68,9 @@ class ChatAsk(Ask):
         members = self._body.members
         self.model = model_of(members)
         self.stream = "stream" in members and bool(optional(members, "stream", bool, "true or false"))
-        self._max_tokens = _max_tokens(members)
+        older = optional_int(members, "max_tokens", 0, MAX_TOKENS) if "max_tokens" in members else None
+        newer = optional_int(members, "max_completion_tokens", 0, MAX_TOKENS)
+        self._max_tokens = newer if older is None else older if newer is None else max(older, newer)
         self._choices = (optional_int(members, "n", 1, MAX_CHOICES) or 1) if "n" in members else 1
         if "temperature" in members:
             optional(members, "temperature", (int, float), "a number")
@@ -235,13 +237,6 @@ class ChatMeter(StreamMeter):
 def _is_content(tail: bytearray) -> bool:
     """Whether an event that has not come whole is a content chunk, by what there is of it."""
     return tail.startswith(b"data:") and _HAS_CHOICE(tail, 0, _HEAD_BYTES) is not None
-
-
-def _max_tokens(members: dict[str, Any]) -> int | None:
-    """The most tokens for one choice, under either name. Raises InvalidValue."""
-    older = optional_int(members, "max_tokens", 0, MAX_TOKENS) if "max_tokens" in members else None
-    newer = optional_int(members, "max_completion_tokens", 0, MAX_TOKENS)
-    return newer if older is None else older if newer is None else max(older, newer)
 
 
 def _in_parts(members: dict[str, Any]) -> list[tuple[int, list[Any]]]:

@@ -108,11 +108,11 @@ async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> An
 async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
     ask, sent = call.ask, monotonic()
-    own_s, left_s = _own_limit_s(x, call, target), x.deadline - sent
-    headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
     event: Event = "nothing"
     took_s = 0.0
     try:
+        own_s, left_s = _own_limit_s(x, call, target), x.deadline - sent
+        headers = f"Content-Type: {ask.content_type}\r\nx-request-id: {x.request_id}\r\n{x.forwarded}"
         answer = await services.upstream.post(
             call.endpoint.path, _body(x, ask, target.model), headers, own_s if own_s < left_s else left_s
         )
