@@ -34,8 +34,8 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
         await _upload(services, x, request, endpoint.max_form_bytes, FORM_BYTES, reader.feed)
         ask = endpoint.parse_form(_within(reader.finish(), endpoint.max_form_bytes), content_type)
     else:
-        content = request.content
-        if content.is_eof() and content.total_bytes <= endpoint.max_body_bytes:
+        announced, content = request.content_length, request.content
+        if announced is not None and announced <= endpoint.max_body_bytes and content.is_eof():
             body = content.read_nowait()  # it came with its head, as most do
         else:
             body = await (await _upload(services, x, request, endpoint.max_body_bytes)).whole()
