@@ -84,7 +84,7 @@ class Log:
 
     def _write(self, level: Literal["info", "error"], event: str, fields: dict[str, object]) -> None:
         if self._console is None:
-            self._lines.write(_dumps({"at": _at(time.time()), "level": level, **fields, "event": event}) + b"\n")
+            self._lines.write(_line({"at": _at(time.time()), "level": level, **fields, "event": event}))
         else:
             getattr(self._console, level)(event, **fields)
 
@@ -139,48 +139,71 @@ class _Lines:
         waiting, self._waiting = self._waiting, []
         if waiting:
             epoch_s = time.time() - time.monotonic()
-            self._out.write(b"".join([x if isinstance(x, bytes) else _request_line(x, epoch_s) for x in waiting]))
+            self._out.write(b"".join([x if isinstance(x, bytes) else _line(_fields(x, epoch_s)) for x in waiting]))
             self._out.flush()
-
-
-def _request_line(end: Ended, epoch_s: float) -> bytes:
-    return _dumps(_fields(end, epoch_s)) + b"\n"
 
 
 def _fields(end: Ended, epoch_s: float) -> dict[str, object]:
     """What the line of a request says, in order. `epoch_s`: the epoch's time when the monotonic clock stood at 0."""
-    usage, first_byte_s = end.usage, end.first_byte_s
-    fields: dict[str, object] = {
-        "at": _at(epoch_s + end.started + end.duration_s),
-        "level": "info",
-        "request_id": end.request_id,
-        "client_request_id": end.client_request_id or None,
-        "team": end.team,
-        "key_id": end.key_id,
-        "endpoint": end.endpoint,
-        "model_requested": end.model_requested,
-        "model_served": end.model_served or end.model_label,
-        "status": end.status,
-        "error_code": end.error_code,
-        "stream": end.stream,
-        "attempts": end.attempts,
-        "input_tokens": usage.input_tokens if usage else 0,
-        "output_tokens": usage.output_tokens if usage else 0,
-        "usage_source": usage.source if usage else None,
-        "cost_usd": usd(end.cost_nusd),
-        "duration_ms": _ms(end.duration_s),
-        "first_byte_ms": None if first_byte_s is None else _ms(first_byte_s),
-        "upstream_ms": _ms(end.upstream_s),
-    }
-    if usage and (usage.images or usage.video_ms or usage.audio_ms or usage.characters):
-        fields |= _units(usage)
-    fields["event"] = "request"
+    fields = _REQUEST.copy()
+    fields["at"] = _at(epoch_s + end.started + end.duration_s)
+    fields["request_id"] = end.request_id
+    fields["client_request_id"] = end.client_request_id or None
+    fields["team"] = end.team
+    fields["key_id"] = end.key_id
+    fields["endpoint"] = end.endpoint
+    fields["model_requested"] = end.model_requested
+    fields["model_served"] = end.model_served or end.model_label
+    fields["status"] = end.status
+    fields["error_code"] = end.error_code
+    fields["stream"] = end.stream
+    fields["attempts"] = end.attempts
+    fields["cost_usd"] = usd(end.cost_nusd)
+    fields["duration_ms"] = _ms(end.duration_s)
+    if end.first_byte_s is not None:
+        fields["first_byte_ms"] = _ms(end.first_byte_s)
+    fields["upstream_ms"] = _ms(end.upstream_s)
+    usage = end.usage
+    if usage is not None:
+        fields["input_tokens"] = usage.input_tokens
+        fields["output_tokens"] = usage.output_tokens
+        fields["usage_source"] = usage.source
+        if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
+            del fields["event"]
+            fields |= _units(usage)
+            fields["event"] = "request"
     return fields
+
+
+_REQUEST: dict[str, object] = {
+    "at": "",
+    "level": "info",
+    "request_id": "",
+    "client_request_id": None,
+    "team": "",
+    "key_id": "",
+    "endpoint": "",
+    "model_requested": "",
+    "model_served": "",
+    "status": 0,
+    "error_code": None,
+    "stream": False,
+    "attempts": 0,
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "usage_source": None,
+    "cost_usd": "0.00",
+    "duration_ms": 0.0,
+    "first_byte_ms": None,
+    "upstream_ms": 0.0,
+    "event": "request",
+}
+"""The members of a request's line, in order. A copy of them that is filled in costs half of a dict made anew."""
 
 
 def _ms(span_s: float) -> float:
     """Seconds as milliseconds with two decimals. `round` takes four times as long, to be right about ties."""
-    return int(span_s * 100_000 + 0.5) / 100
+    return (span_s * 100_000 + 0.5) // 1 / 100
 
 
 def _units(usage: Usage) -> dict[str, float]:
@@ -195,8 +218,8 @@ def _units(usage: Usage) -> dict[str, float]:
 
 
 def _at(epoch_s: float) -> str:
-    now_ms = int(epoch_s * 1000)
-    return _second(now_ms // 1000) + _MILLIS[now_ms % 1000]
+    second, ms = divmod(int(epoch_s * 1000), 1000)
+    return _second(second) + _MILLIS[ms]
 
 
 @lru_cache(maxsize=1)
@@ -204,11 +227,11 @@ def _second(epoch_s: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
 
 
-def _dumps(fields: object) -> bytes:
+def _line(fields: dict[str, object]) -> bytes:
     try:
-        return orjson.dumps(fields, default=repr)
+        return orjson.dumps(fields, repr, orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # half a surrogate pair, which JSON may hold and UTF-8 may not: a client named its model so
-        return json.dumps(fields, default=repr).encode()
+        return json.dumps(fields, default=repr).encode() + b"\n"
 
 
 def _encode(_logger: object, _method: str, line: object) -> bytes:
