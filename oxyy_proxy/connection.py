@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -39,6 +40,47 @@ silent.addHandler(logging.NullHandler())
 silent.propagate = False
 
 
+class Request(web.BaseRequest):
+    """aiohttp's, with as much of it as is used here: to make all of it costs as much as to parse the request."""
+
+    __slots__ = (
+        "_headers",
+        "_payload",
+        "_protocol",
+        "_task",
+        "content",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "version",
+    )
+
+    def __init__(
+        self,
+        message: web.RawRequestMessage,
+        content: web.StreamReader,
+        protocol: Connection,
+        task: asyncio.Task[None],
+    ) -> None:
+        """Two kinds of requests are the last of their connection. Behind chunks may stand trailers, and aiohttp's
+        parser puts them before the next request's headers: a key among them would be the next client's, where a load
+        balancer shares the connection. Behind CONNECT stands what was meant for somebody else."""
+        self.method = message.method
+        self.path = message.url.path
+        self.version = message.version
+        self.headers = self._headers = message.headers
+        self.keep_alive = not (message.should_close or message.chunked or message.method == "CONNECT")
+        self.content = self._payload = content
+        self._protocol = protocol
+        self._task = task
+
+    @property
+    def _payload_writer(self) -> web.AbstractStreamWriter:  # type: ignore[override]
+        """What aiohttp's own answers are written to; ours are not."""
+        return web.StreamWriter(self._protocol, self._protocol._loop)
+
+
 class Connection(web.RequestHandler):
     """aiohttp's connection, except that an error it finds is answered in our form and quotes nothing, and that a client
     which is slow to ask or to take its answer is not waited for without end."""
@@ -62,55 +104,93 @@ class Connection(web.RequestHandler):
 
     # --- its requests, one after the other ---------------------------------------------------------------------
 
-    async def _serve(self) -> None:
-        """aiohttp's own loop, save that a request is handled in the connection's task: one for each would cost about as
-        much as to parse the request."""
-        while not self._force_close:
-            message, payload = await self._next_message()
-            assert self._manager is not None
-            assert self._request_factory is not None
-            assert self._request_handler is not None
-            assert self._task_handler is not None
-            self._manager.requests_count += 1
-            handler = self._request_handler
-            if isinstance(message, web.ErrInfo):
-                handler, message = self._make_error_handler(message), web.ERROR
-            writer = web.StreamWriter(self, self._loop)
-            request = self._request_factory(message, payload, self, writer, self._task_handler)
-            try:
-                response, has_left = await self._handle_request(request, None, handler)
-                if has_left:
-                    break
-                self._keepalive = bool(response.keep_alive)
-                if not payload.is_eof():
-                    await self._linger(payload)
-            except asyncio.CancelledError:
-                self.force_close()
-                raise
-            except Exception as error:  # noqa: BLE001 - handlers answer for themselves: it is in what aiohttp writes
-                self.log_exception("an answer could not be written", exc_info=error)
-                self.force_close()
-            finally:
-                request._task = None  # type: ignore[assignment] # else a cycle, in the case of an error
-            if not self._keepalive or self._close:
-                break
-            if not self._force_close:
-                self._expect_request()
-        self._task_handler = None
+    async def start(self) -> None:
+        """Serve the connection to its end, then close it."""
+        try:
+            await self._serve()
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except ConnectionError:
+            pass  # the client has left
+        except Exception as error:  # noqa: BLE001 - handlers answer for themselves: it is in what is written
+            self.log_exception("an answer could not be written", exc_info=error)
+            self.force_close()
+        self._end()
 
-    async def _next_message(self) -> tuple[web.RawRequestMessage | web.ErrInfo, web.StreamReader]:
-        if not self._messages:
-            self._waiter = self._loop.create_future()
+    async def _serve(self) -> None:
+        """A request is handled in the connection's task, and not as by aiohttp in one of its own: that would cost about
+        as much as to parse it. Raises ConnectionError where the client has left."""
+        handler, task = self._request_handler, self._task_handler
+        assert handler is not None
+        assert task is not None
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, body = self._next_message()
+            self._request_in_progress = True
             try:
-                await self._waiter
+                if isinstance(message, web.ErrInfo):
+                    request = Request(web.ERROR, body, self, task)
+                    response = self.handle_error(request)
+                else:
+                    self._current_request = request = Request(message, body, self, task)
+                    response = await handler(request)
+                if self._upgraded or not body.is_eof():
+                    await self.finish_response(request, response, None)
+                else:
+                    await response.prepare(request)
+                    await response.write_eof()
+                if self._paused:
+                    await self._taken()
+                self._see_whether_it_stays(response, body)
             finally:
-                self._waiter = None
-        found = self._messages.popleft()
+                self._handled()
+            if not body.is_eof():
+                await self._linger(body)
+            if not self._keepalive or self._close:
+                return
+            self._expect_request()
+
+    def _next_message(self) -> tuple[web.RawRequestMessage | web.ErrInfo, web.StreamReader]:
         if self._parser is not None:
             self._parser.message_consumed()
+        found = self._messages.popleft()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         return found
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """For what is rare: a body that is still to come, and an upgrade, behind which aiohttp finds HTTP after all."""
+        if not request.content.is_eof() and "Expect" in request.headers:
+            resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
+        return await super().finish_response(request, resp, start_time)
+
+    async def _taken(self) -> None:
+        """Answers are written without waiting: one who only asks and never reads must not go on."""
+        with contextlib.suppress(ConnectionError):  # it has left
+            await self._drain_helper()
+
+    def _see_whether_it_stays(self, response: web.StreamResponse, body: web.StreamReader) -> None:
+        """The connection, when an answer has been written."""
+        self._keepalive = bool(response.keep_alive)
+        if self._finished and not self._messages:
+            self._keepalive = False
+        elif not self._keepalive and body.is_eof():  # the rest of a body is waited for
+            self._parts = self._force_close = True  # nothing more is taken, and the closing left to `_end`
+
+    def _handled(self) -> None:
+        """As aiohttp keeps record of it."""
+        self._request_in_progress = False
+        self._current_request = None
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
 
     async def _linger(self, payload: web.StreamReader) -> None:
         """Read the rest of a body that nobody wanted, within reason: a connection that is closed with something unread
@@ -135,24 +215,31 @@ class Connection(web.RequestHandler):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Two kinds of requests are the last of their connection. Behind chunks may stand trailers, and aiohttp's
-        parser puts them before the next request's headers: a key among them would be the next client's, where a load
-        balancer shares the connection. Behind CONNECT stands what was meant for somebody else."""
-        super().data_received(data)
-        messages = self._messages
-        if messages:
-            for at in range(len(messages)):
-                message, body = messages[at]
-                if isinstance(message, web.ErrInfo):
-                    self._break_off()
-                elif message.chunked or message.method == "CONNECT":
-                    messages[at] = message._replace(should_close=True), body
-                self._body = body
+        """As aiohttp does it, for all but an upgraded connection; and the time for the rest of a head begins."""
+        if self._upgraded:
+            super().data_received(data)
             return
+        if self._force_close or self._close:
+            return
+        assert self._parser is not None
+        found: Sequence[tuple[web.RawRequestMessage | web.ErrInfo, web.StreamReader]]
+        try:
+            found, self._upgraded, self._message_tail = self._parser.feed_data(data)
+        except web.HttpProcessingError as error:
+            found = ((web.ErrInfo(400, error, error.message), web.EMPTY_PAYLOAD),)
+            self._break_off()
         waiter = self._waiter
-        if waiter is not None and waiter is not self._asked and not waiter.done():
-            self._asked = waiter  # the first bytes of a head, and not all of it
-            self._expect_head()
+        if not found:
+            if waiter is not None and waiter is not self._asked and not waiter.done():
+                self._asked = waiter  # the first bytes of a head, and not all of it
+                self._expect_head()
+            return
+        self._messages.extend(found)
+        self._body = found[-1][1]
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+            self._pause_reading_for_buffer()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Called after each read of a body: aiohttp would parse nothing once more each time."""
@@ -190,21 +277,6 @@ class Connection(web.RequestHandler):
         if self._waits:
             self.force_close()
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        if not request.content.is_eof() and "Expect" in request.headers:
-            resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
-        finished = await super().finish_response(request, resp, start_time)
-        if self._paused:  # answers are written without waiting: one who only asks and never reads must not go on
-            with contextlib.suppress(ConnectionError):  # it has left
-                await self._drain_helper()
-        if self._finished and not self._messages:
-            resp.force_close()
-        elif not resp.keep_alive and request.content.is_eof():  # for the rest of a body aiohttp waits
-            self._parts = self._force_close = True  # aiohttp takes no more, and leaves the closing to `start`
-        return finished
-
     # --- a client that is slow to take its answers -------------------------------------------------------------
 
     def pause_writing(self) -> None:
@@ -227,9 +299,9 @@ class Connection(web.RequestHandler):
         else:
             transport.abort()
 
-    async def start(self) -> None:
-        """Serve the connection to its end, then close it."""
-        await self._serve()
+    def _end(self) -> None:
+        """Close."""
+        self._task_handler = None
         if self.transport is None:
             return
         if self._parts and self.transport.can_write_eof():

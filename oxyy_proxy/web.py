@@ -28,9 +28,10 @@ with _no_certificates():
     from aiohttp import HttpVersion10, HttpVersion11
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.hdrs import ACCEPT, AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT
+    from aiohttp.http_exceptions import HttpProcessingError
     from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, RawRequestMessage
     from aiohttp.http_writer import StreamWriter
-    from aiohttp.streams import StreamReader
+    from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
     from aiohttp.web_protocol import ERROR, RequestHandler, RequestPayloadError, _ErrInfo
     from aiohttp.web_request import BaseRequest
     from aiohttp.web_response import Response, StreamResponse
@@ -42,12 +43,14 @@ ErrInfo = _ErrInfo
 __all__ = [
     "ACCEPT",
     "AUTHORIZATION",
+    "EMPTY_PAYLOAD",
     "ERROR",
     "TRANSFER_ENCODING",
     "USER_AGENT",
     "AbstractStreamWriter",
     "BaseRequest",
     "ErrInfo",
+    "HttpProcessingError",
     "HttpRequestParser",
     "HttpRequestParserPy",
     "HttpVersion10",
