@@ -62,30 +62,27 @@ class Incoming:
         self.complete = False
         self.failure: UpstreamFailure | None = None
 
-    async def head(self) -> None:
-        """Wait until `status` and `headers` are there. Raises UpstreamFailure."""
-        while not self.has_head:
-            if self.failure is not None:
-                raise self.failure
-            await self.something()
-
     async def chunk(self) -> bytes:
         """What has come of the body since, at least a byte; empty at its end. Raises UpstreamFailure, once what came
         before it has been taken."""
         while True:
-            body = self._body
-            if body:
-                data = body[0] if len(body) == 1 else b"".join(body)
-                body.clear()
-                if self._size > HIGH_WATER_BYTES:
-                    self._connection.resume_reading()
-                self._size = 0
-                return data
+            if self._body:
+                return self.taken()
             if self.complete:
                 return b""
             if self.failure is not None:
                 raise self.failure
             await self.something()
+
+    def taken(self) -> bytes:
+        """What has come of the body since; empty where nothing has."""
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        if self._size > HIGH_WATER_BYTES:
+            self._connection.resume_reading()
+        self._size = 0
+        return data
 
     async def push(self, sink: Sink) -> None:
         """Hand on to `sink` what comes, all of one read at once and without a switch of tasks, until it says that it
@@ -115,13 +112,10 @@ class Incoming:
         """Nothing more of the request is wanted: it failed, its answer is an error, or has ended already."""
         return self.failure is not None or self.complete or (self.has_head and self.status >= 400)
 
-    async def something(self) -> None:
-        """Wait for anything to happen to it."""
-        self._waiter = self._connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def something(self) -> asyncio.Future[None]:
+        """Is done when anything happens to it."""
+        self._waiter = waiter = self._connection.loop.create_future()
+        return waiter
 
     def feed(self, data: bytes) -> None:
         sink = self._sink
@@ -218,7 +212,8 @@ class Connection(asyncio.Protocol):
             and not transport.is_closing()
             and not transport.get_write_buffer_size()  # answered before it had read the whole request
         ):
-            self.resume_reading()
+            if incoming._size > HIGH_WATER_BYTES:
+                self.resume_reading()
             self.idle_since = monotonic()
             return True
         self.drop()
@@ -319,8 +314,10 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         incoming = self._incoming
         assert incoming is not None
-        status = self._parser.get_status_code()
-        if not 100 <= status <= 599 or self._parser.get_http_version() not in ("1.1", "1.0"):
+        status, keep_alive = self._parser.get_status_code(), self._parser.should_keep_alive()
+        # Only in 1.1 a connection is kept without a word of it; the parser makes a text of its version each time.
+        is_11 = keep_alive and b"connection" not in incoming.headers
+        if not 100 <= status <= 599 or not (is_11 or self._parser.get_http_version() in ("1.1", "1.0")):
             raise HttpParserError("no status line of HTTP/1.1")  # the parser takes 2.0, 0.9 and a status of 0
         self._interim = 100 <= status < 200
         if self._interim:
@@ -328,7 +325,7 @@ class Connection(asyncio.Protocol):
             return
         incoming.status = status
         incoming.has_head = True
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = keep_alive
         incoming.wake()
 
     def on_message_complete(self) -> None:

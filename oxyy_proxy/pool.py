@@ -46,8 +46,7 @@ class Pool:
     async def take(self, limit_s: float, *, afresh: bool = False) -> Connection:
         """A connection that nobody else uses, until it is given back; `afresh`: a new one. Raises UpstreamUnreachable
         where there is none within `CONNECT_S` or `limit_s`."""
-        if self._taken < self._most and not afresh and (connection := self._take_idle()) is not None:
-            self._taken += 1
+        if not afresh and (connection := self.take_idle()) is not None:
             return connection
         try:
             async with asyncio.timeout(min(CONNECT_S, limit_s)):
@@ -56,6 +55,22 @@ class Pool:
             raise UpstreamUnreachable(
                 "The upstream cannot be reached. Retry shortly; your platform team can see why."
             ) from None
+
+    def take_idle(self) -> Connection | None:
+        """As `take`, without waiting: the connection that was used last. Those that have been idle too long are
+        closed."""
+        idle = self.idle
+        if not idle or self._taken >= self._most:
+            return None
+        oldest_allowed = monotonic() - KEEP_IDLE_S
+        while idle and idle[0].idle_since < oldest_allowed:
+            idle.popleft().drop()
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                self._taken += 1
+                return connection
+        return None
 
     def give_back(self, connection: Connection) -> None:
         """The exchange on it is over: the next one in line has it, or it is kept; if it is of no more use, its place is
@@ -112,18 +127,6 @@ class Pool:
         self._taken -= 1
         if connection is not None:
             self.idle.append(connection)
-
-    def _take_idle(self) -> Connection | None:
-        """The connection that was used last; those that have been idle too long are closed."""
-        idle = self.idle
-        oldest_allowed = monotonic() - KEEP_IDLE_S
-        while idle and idle[0].idle_since < oldest_allowed:
-            idle.popleft().drop()
-        while idle:
-            connection = idle.pop()
-            if connection.usable:
-                return connection
-        return None
 
     async def _connect(self) -> Connection:
         """A new connection, by the first address that answers. Raises OSError or UnicodeError."""

@@ -41,12 +41,8 @@ class Sweeper:
 
     def __init__(self) -> None:
         self._waits: set[Waiting] = set()
-
-    def add(self, wait: Waiting) -> None:
-        self._waits.add(wait)
-
-    def remove(self, wait: Waiting) -> None:
-        self._waits.discard(wait)
+        self.add = self._waits.add
+        self.remove = self._waits.discard
 
     async def run(self) -> None:
         while True:

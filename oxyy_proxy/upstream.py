@@ -7,10 +7,10 @@ not followed, cookies not kept, proxies of the environment not used, compression
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset
@@ -89,13 +89,13 @@ class UpstreamAnswer:
 
     async def read_up_to(self, size_bytes: int) -> tuple[bytes, bool]:
         """The body, and that it is all of it; or the beginning of one that is larger. Raises as `chunk` does."""
-        pieces, size = [], 0
-        while piece := await self.chunk():
+        incoming, pieces, size = self._incoming, [], 0
+        while piece := incoming.taken() or await self.chunk():
             pieces.append(piece)
             size += len(piece)
             if size > size_bytes:
                 return b"".join(pieces), False
-            if self._incoming.exhausted:
+            if incoming.complete:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
 
@@ -127,13 +127,15 @@ class Upstream:
         )
         self._sweeper = sweeper
 
-    async def post(self, path: str, body: bytes | Outgoing, headers: str, limit_s: float) -> UpstreamAnswer:
+    def post(
+        self, path: str, body: bytes | Outgoing, headers: str, limit_s: float
+    ) -> Coroutine[Any, Any, UpstreamAnswer]:
         """Send one request and give its answer once the head is there; the caller closes it. `headers`: lines that end
         in CRLF. `limit_s` bounds the head and the body together, until `flow` is called. Raises UpstreamUnreachable
         (nothing was sent), UpstreamReset, UpstreamTimeout or UpstreamBadResponse."""
         size = len(body) if isinstance(body, bytes) else body.size_bytes
         head = f"POST {self._prefix}{path}{self._headers}{headers}Content-Length: {size}\r\n\r\n"
-        return await self._send(head, body, limit_s)
+        return self._send(head, body, limit_s)
 
     async def get(self, path: str, headers: str, limit_s: float) -> UpstreamAnswer:
         """As `post`, for what may be asked twice: it is, on a new connection, where the upstream closed the first."""
@@ -154,7 +156,9 @@ class Upstream:
 
     async def _send(self, head: str, body: bytes | Outgoing, limit_s: float, *, afresh: bool = False) -> UpstreamAnswer:
         started = monotonic()
-        connection = await self._pool.take(limit_s, afresh=afresh)
+        connection = None if afresh else self._pool.take_idle()
+        if connection is None:
+            connection = await self._pool.take(limit_s, afresh=afresh)
         whole = body if isinstance(body, bytes) else b""
         incoming = connection.send(head.encode("utf-8", "surrogateescape"), whole, limit_s)
         incoming.since = started
@@ -163,7 +167,10 @@ class Upstream:
             if not isinstance(body, bytes):
                 async with aclosing(body.pieces) as pieces:
                     await connection.send_body(pieces)
-            await incoming.head()
+            while not incoming.has_head:
+                if incoming.failure is not None:
+                    raise incoming.failure
+                await incoming.something()
         except BaseException:
             connection.drop()
             self.give_back(connection, incoming)

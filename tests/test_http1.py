@@ -247,7 +247,7 @@ async def test_a_request_on_a_connection_that_is_lost_already_fails_at_once() ->
         await until(lambda: not connection.usable)
         await asyncio.sleep(0)
         with pytest.raises(UpstreamReset):
-            await asyncio.wait_for(connection.send(b"POST / HTTP/1.1\r\n\r\n", b"", WAIT_S).head(), WAIT_S)
+            await asyncio.wait_for(connection.send(b"POST / HTTP/1.1\r\n\r\n", b"", WAIT_S).chunk(), WAIT_S)
         assert not connection.release()
 
 
