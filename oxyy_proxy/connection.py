@@ -142,14 +142,16 @@ class Connection(web.RequestHandler):
                     response = await handler(request)
                 if self._upgraded or not body.is_eof():
                     await self.finish_response(request, response, None)
-                else:
-                    await response.prepare(request)
+                elif await response.prepare(request) is not None:  # None: nothing is left to write, as by ours
                     await response.write_eof()
                 if self._paused:
                     await self._taken()
                 self._see_whether_it_stays(response, body)
             finally:
-                self._handled()
+                self._request_in_progress = False
+                self._current_request = None
+                if self._handler_waiter is not None:
+                    self._handler_waiter.set_result(None)
             if not body.is_eof():
                 await self._linger(body)
             if not self._keepalive or self._close:
@@ -185,13 +187,6 @@ class Connection(web.RequestHandler):
         elif not self._keepalive and body.is_eof():  # the rest of a body is waited for
             self._parts = self._force_close = True  # nothing more is taken, and the closing left to `_end`
 
-    def _handled(self) -> None:
-        """As aiohttp keeps record of it."""
-        self._request_in_progress = False
-        self._current_request = None
-        if self._handler_waiter is not None:
-            self._handler_waiter.set_result(None)
-
     async def _linger(self, payload: web.StreamReader) -> None:
         """Read the rest of a body that nobody wanted, within reason: a connection that is closed with something unread
         is reset, and the answer may be lost with it."""
@@ -219,12 +214,12 @@ class Connection(web.RequestHandler):
         if self._upgraded:
             super().data_received(data)
             return
-        if self._force_close or self._close:
+        parser = self._parser
+        if parser is None or self._force_close or self._close:
             return
-        assert self._parser is not None
         found: Sequence[tuple[web.RawRequestMessage | web.ErrInfo, web.StreamReader]]
         try:
-            found, self._upgraded, self._message_tail = self._parser.feed_data(data)
+            found, self._upgraded, self._message_tail = parser.feed_data(data)
         except web.HttpProcessingError as error:
             found = ((web.ErrInfo(400, error, error.message), web.EMPTY_PAYLOAD),)
             self._break_off()
@@ -238,7 +233,7 @@ class Connection(web.RequestHandler):
         self._body = found[-1][1]
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+        if len(self._messages) >= self._max_msg_queue_size and not self._buffer_paused:
             self._pause_reading_for_buffer()
 
     def resume_reading(self, resume_parser: bool = True) -> None:

@@ -40,6 +40,18 @@ with _no_certificates():
 ErrInfo = _ErrInfo
 """Stands among the messages of a connection for one that is not HTTP."""
 
+
+def taken(whole: StreamReader) -> bytes:
+    """A body that has come to its end and of which nothing was read. `read_nowait` gives the same; it also keeps
+    account of what it reads, and of the reading of more, at the cost of all else that makes a body."""
+    if whole is EMPTY_PAYLOAD:
+        return b""
+    pieces = whole._buffer
+    body = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+    pieces.clear()
+    return body
+
+
 __all__ = [
     "ACCEPT",
     "AUTHORIZATION",
@@ -63,4 +75,5 @@ __all__ = [
     "StreamReader",
     "StreamResponse",
     "StreamWriter",
+    "taken",
 ]

@@ -36,7 +36,7 @@ async def receive(services: Services, x: Exchange, request: web.BaseRequest, end
     else:
         announced, content = request.content_length, request.content
         if announced is not None and announced <= endpoint.max_body_bytes and content.is_eof():
-            body = content.read_nowait()  # it came with its head, as most do
+            body = web.taken(content)  # it came with its head, as most do
         else:
             body = await (await _upload(services, x, request, endpoint.max_body_bytes)).whole()
         ask = endpoint.parse(body)
