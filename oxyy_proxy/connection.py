@@ -141,7 +141,7 @@ class Connection(web.RequestHandler):
                     self._current_request = request = Request(message, body, self, task)
                     response = await handler(request)
                 if self._upgraded or not body.is_eof():
-                    await self.finish_response(request, response, None)
+                    await self._answer_as_aiohttp(request, response)
                 elif await response.prepare(request) is not None:  # None: nothing is left to write, as by ours
                     await response.write_eof()
                 if self._paused:
@@ -166,13 +166,14 @@ class Connection(web.RequestHandler):
             self._resume_reading_if_drained()
         return found
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """For what is rare: a body that is still to come, and an upgrade, behind which aiohttp finds HTTP after all."""
+    async def _answer_as_aiohttp(self, request: Request, response: web.StreamResponse) -> None:
+        """For what is rare: a body that is still to come, and an upgrade, behind which aiohttp finds HTTP after all.
+        Raises ConnectionError where the client has left."""
         if not request.content.is_eof() and "Expect" in request.headers:
-            resp.force_close()  # not asked for, the body may not come: the next request would be taken for it
-        return await super().finish_response(request, resp, start_time)
+            response.force_close()  # not asked for, the body may not come: the next request would be taken for it
+        _, has_left = await self.finish_response(request, response, None)
+        if has_left:
+            raise ConnectionResetError("the client has left")
 
     async def _taken(self) -> None:
         """Answers are written without waiting: one who only asks and never reads must not go on."""
