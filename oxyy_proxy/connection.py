@@ -140,7 +140,8 @@ class Connection(web.RequestHandler):
                 else:
                     self._current_request = request = Request(message, body, self, task)
                     response = await handler(request)
-                if self._upgraded or not body.is_eof():
+                whole = body.is_eof()
+                if self._upgraded or not whole:
                     await self._answer_as_aiohttp(request, response)
                 elif await response.prepare(request) is not None:  # None: nothing is left to write, as by ours
                     await response.write_eof()
@@ -152,7 +153,7 @@ class Connection(web.RequestHandler):
                 self._current_request = None
                 if self._handler_waiter is not None:
                     self._handler_waiter.set_result(None)
-            if not body.is_eof():
+            if not whole:
                 await self._linger(body)
             if not self._keepalive or self._close:
                 return

@@ -37,8 +37,8 @@ class Wait:
 
 
 class Sweeper:
-    """Ends the waits that have lasted longer than their limit. `run` is one task for the whole process; `add` and `remove`
-    are called for every request, so are the set's own."""
+    """Ends the waits that have lasted longer than their limit. `run` is one task for the whole process; `add` and
+    `remove` are called for every request, so are the set's own."""
 
     def __init__(self) -> None:
         self._waits: set[Waiting] = set()
