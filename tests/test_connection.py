@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -235,3 +236,18 @@ async def test_a_body_that_nobody_wants_is_read_so_that_the_answer_arrives(monke
     whole, short = await handled_by(handle, head % 300_000 + bytes(300_000), head % 300_000 + b"x")
     assert whole.endswith(b"no thanks")
     assert short.endswith(b"no thanks")  # and what is missing of the body is not waited for without end
+
+
+async def test_the_rest_of_a_body_is_not_waited_for_where_the_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 60.0)
+    serving: list[asyncio.Task[None]] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        serving.append(request.task)
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response(text="too late")
+
+    with contextlib.suppress(ConnectionResetError):
+        await handled_by(handle, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{")
+    await asyncio.wait_for(asyncio.wait(serving), 5)
