@@ -191,6 +191,8 @@ NOT_HTTP = {
     "another protocol agreed on": b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     "another protocol, and its bytes": b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n\x00\x01",
     "another protocol that has no name": b"HTTP/1.1 101 Switching\r\n\r\n" + http(BODY),
+    "HTTP/2.0 that is kept": b"HTTP/2.0 200 OK\r\nConnection: keep-alive\r\n" + LENGTH + b"\r\n" + BODY,
+    "HTTP/0.9 that is kept": b"HTTP/0.9 200 OK\r\nConnection: keep-alive\r\n" + LENGTH + b"\r\n" + BODY,
 }
 STATUS_LINES = (
     *(b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK", b"HTTP/1.1 abc OK", b"HTTP/1.1 -20 OK", b"HTTP/1.1  200 OK", b"HTTP/1.1"),
