@@ -65,14 +65,13 @@ class Incoming:
     async def chunk(self) -> bytes:
         """What has come of the body since, at least a byte; empty at its end. Raises UpstreamFailure, once what came
         before it has been taken."""
-        while True:
-            if self._body:
-                return self.taken()
+        while not self._body:
             if self.complete:
                 return b""
             if self.failure is not None:
                 raise self.failure
             await self.something()
+        return self.taken()
 
     def taken(self) -> bytes:
         """What has come of the body since; empty where nothing has."""
@@ -90,7 +89,7 @@ class Incoming:
         raised."""
         self.since = monotonic()
         try:
-            if self._body and not sink(await self.chunk()):
+            if self._body and not sink(self.taken()):
                 return
             self._sink = sink
             while self._sink is not None and not self.complete:
@@ -113,13 +112,19 @@ class Incoming:
         return self.failure is not None or self.complete or (self.has_head and self.status >= 400)
 
     def something(self) -> asyncio.Future[None]:
-        """Is done when anything happens to it."""
+        """To be awaited: done when anything has happened to it."""
         self._waiter = waiter = self._connection.loop.create_future()
         return waiter
 
     def feed(self, data: bytes) -> None:
+        """A piece of the body has come."""
         sink = self._sink
-        if sink is not None:
+        if sink is None:
+            self._body.append(data)
+            self._size += len(data)
+            if self._size > HIGH_WATER_BYTES:
+                self._connection.pause_reading()
+        else:
             self.since = monotonic()
             try:
                 if sink(data):
@@ -127,12 +132,6 @@ class Incoming:
             except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
                 self._sink_error = error
             self._sink = None
-            self.wake()
-            return
-        self._body.append(data)
-        self._size += len(data)
-        if self._size > HIGH_WATER_BYTES:
-            self._connection.pause_reading()
         self.wake()
 
     def fail(self, failure: UpstreamFailure) -> None:
@@ -147,7 +146,7 @@ class Incoming:
         self.fail(UpstreamTimeout("The upstream took too long to answer. Retry."))
 
     def wake(self) -> None:
-        waiter = self._waiter
+        waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -254,29 +253,37 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False
             self.drop()  # bytes that answer nothing: what follows them cannot be trusted
             return
-        if not incoming.has_head:
-            room = MAX_HEAD_BYTES - self._head_bytes
-            if not room:
-                self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
-                return
-            if len(data) > room:  # what is large may be the body behind the head
-                self.data_received(data[:room])
-                self.data_received(data[room:])
-                return
-            self._head_bytes += len(data)
+        if not incoming.has_head and not self._has_room(data):
+            return
         broken = False
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             broken = True
-        if pieces := self._pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
+        pieces = self._pieces
+        if pieces:
+            body = pieces.pop()
+            if pieces:
+                body = b"".join([*pieces, body])
+                pieces.clear()
             incoming.feed(body)
         if broken:
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
             self._keep_alive = False
             self._break(UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry."))
+
+    def _has_room(self, data: bytes) -> bool:
+        """Whether this may be the rest of a head. If not it has been dealt with."""
+        room = MAX_HEAD_BYTES - self._head_bytes
+        if not room:
+            self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
+            return False
+        if len(data) > room:  # what is large may be the body behind the head
+            self.data_received(data[:room])
+            self.data_received(data[room:])
+            return False
+        self._head_bytes += len(data)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True

@@ -148,13 +148,15 @@ class ChatMeter(StreamMeter):
         self._lessons = LESSONS
 
     def feed(self, data: bytes) -> bytes:
-        if self._expected is not None:  # most pieces are one such event
-            prefix, suffix, more_bytes = self._expected
-            text = data.removeprefix(prefix).removesuffix(suffix)
-            if len(text) + len(prefix) + len(suffix) == len(data) and is_plain(text):
-                self.output_bytes += len(text) + more_bytes
+        shape = self._expected
+        if shape is not None:  # most pieces are one such event
+            text = data.removeprefix(shape.prefix).removesuffix(shape.suffix)
+            size = len(text)
+            if size + shape.around_bytes == len(data) and is_plain(text):
+                self.output_bytes += size + shape.more_bytes
                 return data
-        out, at, tried = [], 0, False
+        out: list[bytes] = []
+        passed, at, tried = 0, 0, False  # what lies between `passed` and `at` passes as it is
         while at < len(data):
             start = at
             if self._expected is not None:
@@ -163,18 +165,23 @@ class ChatMeter(StreamMeter):
                 tried = True
             if at == start:  # no cut changes what is read: this one lets what follows be skimmed
                 at = data.find(b"\n\n", start) + 2
-                if at == 1:
+                if at == 1:  # not found
                     at = len(data)
-                out.append(self._read(data[start:at]))
-            else:
-                out.append(data[start:at])
+                piece = data[start:at]
+                now = self._read(piece)
+                if now != piece:
+                    out += data[passed:start], now
+                    passed = at
+        out = [piece for piece in (*out, data[passed:]) if piece]
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _read(self, data: bytes) -> bytes:
         """Read these bytes, whatever they are; what the client gets now."""
+        if not self._framer.tail and not self.ended and is_one_event(data):
+            return data if self._learns(data) else b""
         out = []
         for event in self._framer.feed(data):
-            if self._passes(event):
+            if self._passes(event, data_of(event)):
                 out.append(event[self._passed :] if self._passed else event)
             self._passed = 0
         tail = self._framer.tail
@@ -192,21 +199,23 @@ class ChatMeter(StreamMeter):
     def finish(self) -> bytes:
         tail = bytes(self._framer.tail)
         self._framer = Framer()
-        if not tail or not self._passes(tail):
+        if not tail or not self._passes(tail, data_of(tail)):
             return b""
         rest, self._passed = tail[self._passed :], len(tail)
         return rest
 
-    def _passes(self, event: bytes) -> bool:
-        """Read one event; whether the client gets it now."""
-        if not self.ended and is_one_event(event):
-            counted = self.output_bytes
-            passes = self._reads(event[6:-2])
-            if self._lessons and self.started and self.output_bytes > counted:
-                self._lessons -= 1
-                self._shape = shape_of(event, self.output_bytes - counted) or self._shape
-            return passes
-        data = data_of(event)
+    def _learns(self, event: bytes) -> bool:
+        """Read one event of one line, and its shape; whether the client gets it now."""
+        counted = self.output_bytes
+        passes = self._passes(event, event[6:-2])
+        if self._lessons and self.started and self.output_bytes > counted:
+            self._lessons -= 1
+            self._shape = shape_of(event, self.output_bytes - counted) or self._shape
+        self._expected = None if self.ended else self._shape
+        return passes
+
+    def _passes(self, event: bytes, data: bytes) -> bool:
+        """Read one event, and its data; whether the client gets it now."""
         if self.ended or data.strip() == DONE:
             self.ended = True
             self.farewell += event

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from oxyy_proxy.endpoints.base import read_json, utf8, utf8_size
 
-_TEXT = re.compile(rb'"(?:content|reasoning_content|arguments)"\s*:\s*("(?:[^"\\]|\\.)+")').search
-"""The first text in a content chunk that is not empty."""
+_TEXT = rb'%b"\s*:\s*("(?!")[^"\\]*(?:\\.[^"\\]*)*")'
+_CONTENT = re.compile(_TEXT % b"content").search
+_ARGUMENTS = re.compile(_TEXT % b"arguments").search
+"""The first text in a content chunk that is not empty. Two expressions, as one that begins with the same bytes wherever
+it matches is found in a fraction of the time."""
+
+_PLAIN = bytes(char if 0x20 <= char < 0x7F and char not in b'"\\' else char ^ 1 for char in range(256))
+"""A table by which bytes are translated to themselves where they are ASCII that stands in JSON as it is."""
 
 
-class Shape(NamedTuple):
+@dataclass(slots=True)
+class Shape:
     """A content chunk around a text of it: `prefix` ends with the quote before, `suffix` begins with the one after.
-    `more_bytes` of text are in it besides."""
+    `more_bytes` of text are in it besides; `around_bytes`: both lengths."""
 
     prefix: bytes
     suffix: bytes
     more_bytes: int
+    around_bytes: int
 
 
 def shape_of(event: bytes, size_bytes: int) -> Shape | None:
     """The shape of an event of one line with so many UTF-8 bytes of text; None where there is none by which more than
     text could be told."""
-    found = _TEXT(event)
+    found = _CONTENT(event) or _ARGUMENTS(event)  # reasoning_content as well
     if found is None:
         return None
     text = read_json(found[1])
@@ -34,7 +43,7 @@ def shape_of(event: bytes, size_bytes: int) -> Shape | None:
     # Where it counts by the bytes of its text, this is where its text stands, and any other could stand.
     if more_bytes is None or not isinstance(text, str) or size_bytes - more_bytes != utf8_size(text):
         return None
-    return Shape(prefix, suffix, more_bytes)
+    return Shape(prefix, suffix, more_bytes, len(prefix) + len(suffix))
 
 
 def _content_bytes(event: bytes) -> int | None:
@@ -47,19 +56,22 @@ def _content_bytes(event: bytes) -> int | None:
 
 def skim_all(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
     """As `skim_each`, at once as far as the last event of this shape."""
-    prefix, suffix, more_bytes = shape
-    start, end = at + len(prefix), data.rfind(suffix, at)
-    if start <= end and data[at:start] == prefix:
-        before = len(prefix)
-        texts = [event[before:] for event in data[at:end].split(suffix)]
-        if data.startswith((suffix + prefix).join(texts), start) and is_plain(text := b" ".join(texts)):
-            return end + len(suffix), len(text) + 1 - len(texts) + more_bytes * len(texts)
+    prefix, suffix = shape.prefix, shape.suffix
+    end = data.rfind(suffix, at)
+    if end < 0 or data[at : at + len(prefix)] != prefix:
+        return at, 0
+    events = data[at:end].split(suffix)
+    count = len(events)
+    texts = b" ".join([event.removeprefix(prefix) for event in events])
+    size = len(texts) + 1 - count
+    if at + size + count * shape.around_bytes == end + len(suffix) and is_plain(texts):
+        return end + len(suffix), size + count * shape.more_bytes
     return skim_each(shape, data, at)
 
 
 def skim_each(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
     """How far from `at` there are whole events of this shape, and the UTF-8 bytes of the text in them."""
-    prefix, suffix, more_bytes = shape
+    prefix, suffix = shape.prefix, shape.suffix
     before, after, size = len(prefix), len(suffix), 0
     while data[at : (start := at + before)] == prefix:
         end = data.find(b"\n", start) + 2 - after  # no JSON string holds a newline
@@ -71,13 +83,15 @@ def skim_each(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
                 text = utf8(orjson.loads(data[start - 1 : end + 1]))
             except orjson.JSONDecodeError:
                 break
-        size += more_bytes + len(text)
+        size += shape.more_bytes + len(text)
         at = end + after
     return at, size
 
 
 def is_plain(text: bytes) -> bool:
     """Whether the bytes are those of a JSON string, and its text, as they stand."""
+    if text.translate(_PLAIN) == text:
+        return True
     try:
         said = text.decode()
     except UnicodeDecodeError:

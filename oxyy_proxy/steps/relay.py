@@ -25,21 +25,17 @@ from oxyy_proxy.steps.response import StreamedAnswer, WholeAnswer
 from oxyy_proxy.steps.state import Call, Exchange, Services
 
 
-async def relay(
+def relay(
     services: Services, x: Exchange, call: Call, hold: Hold, answered: Answered, request: web.BaseRequest
-) -> web.StreamResponse:
-    """Settle and answer; what is returned has been sent, or is about to be."""
+) -> Coroutine[None, None, web.StreamResponse]:
+    """Settle and answer, when awaited; what is returned has been sent, or is about to be."""
     if isinstance(answered, Whole):
         if answered.answer.job is not None:
-            return await _submitted(services, x, call, hold, answered, answered.answer.job)
-        return await _whole(x, call, hold, answered)
+            return _submitted(services, x, call, hold, answered, answered.answer.job)
+        return _whole(x, call, hold, answered)
     if isinstance(answered, PassedThrough):
-        return await _passed_through(x, hold, answered)
-    try:
-        return await _Stream(services, x, call, hold, answered, request).run()
-    finally:
-        answered.answer.close()
-        x.upstream_s += answered.answer.waited_s
+        return _passed_through(x, hold, answered)
+    return _Stream(services, x, call, hold, answered, request).run()
 
 
 async def _whole(x: Exchange, call: Call, hold: Hold, answered: Whole) -> web.StreamResponse:
@@ -161,11 +157,9 @@ class _Stream:
         self._meter = streaming.meter
         self._request = request
         self._client_is_there = True
-        x.status = 200
-        x.model_served = streaming.target.model.name
-        self._response = self._answer()
+        self._response: StreamedAnswer
         self._error: ProxyError | None = None
-        self._behind = b""
+        self._behind = False
         self.since: float | None = None  # as long as the client is waited for (see `sweep.Waiting`)
         self.limit_s = x.policy.retry.idle_s
 
@@ -180,7 +174,6 @@ class _Stream:
         return StreamedAnswer(lines, streaming.answer.header("Content-Length"))
 
     async def run(self) -> web.StreamResponse:
-        self._services.sweeper.add(self)
         try:
             await self._settle(await self._relay())
         except asyncio.CancelledError:
@@ -188,60 +181,69 @@ class _Stream:
             if not self._services.draining:
                 raise
         finally:
-            self._services.sweeper.remove(self)
+            answer = self._streaming.answer
+            answer.close()
+            self._x.upstream_s += answer.waited_s
         return self._response
 
     async def _relay(self) -> UpstreamFailure | None:
         """Relay to the end; what cut it short, None where the upstream came to its end."""
-        meter, answer = self._meter, self._streaming.answer
+        meter, complete = self._meter, False
+        self._begin()
         try:
-            await self._commit()
-            while self._client_is_there and not meter.ended:
-                complete = await answer.push(self._take)
-                behind, self._behind = self._behind, b""
-                await self._send(behind)
-                if complete and not meter.ended:
+            while True:
+                if self._behind:
+                    await self._caught_up()
+                if meter.ended:
+                    return None
+                if complete:
                     await self._send(meter.finish())
                     return None
-            if not meter.ended:
-                await self._finish_without_client()
+                if not self._client_is_there:
+                    await self._finish_without_client()
+                    return None
+                complete = await self._streaming.answer.push(self._take)
         except UpstreamFailure as failure:
             return failure
-        return None
 
-    async def _commit(self) -> None:
+    def _begin(self) -> None:
         """The answer begins: its head, and what was read to know that it is one."""
-        self._x.committed = True
+        x = self._x
+        x.status, x.model_served = 200, self._streaming.target.model.name
+        self._response = self._answer()
+        x.committed = True
         try:
-            await self._response.prepare(self._request)
+            self._behind = not self._response.begin(self._request, self._streaming.first)
         except ConnectionError:
             self._client_is_there = False
-        await self._send(self._streaming.first, begins=True)
-        self._x.first_byte_s = monotonic() - self._x.started
+        x.first_byte_s = monotonic() - x.started
 
     def _take(self, data: bytes) -> bool:
         """A piece of the stream on its way through the meter; whether the next one may come. Where the client does not
-        keep up it waits in `_behind`, and the upstream is not read until it is sent."""
+        keep up the upstream is not read until it does."""
         meter = self._meter
         out = meter.feed(data)
         if out and not self._response.put(out):
-            self._behind = out
+            self._behind = True
             return False
         return not meter.ended
 
-    async def _send(self, data: bytes, *, begins: bool = False) -> None:
-        """Write, and wait while the client is behind; not for ever. The answer begins even with no byte of it."""
-        if (data or begins) and self._client_is_there:
-            await self._bounded(self._response.write(data))
+    async def _send(self, data: bytes) -> None:
+        """Write, and wait while the client is behind; not for ever."""
+        if data and self._client_is_there and not self._response.put(data):
+            await self._caught_up()
 
-    async def _bounded(self, writing: Coroutine[None, None, None]) -> None:
-        """Wait for a write, as long as `expire` allows."""
+    async def _caught_up(self) -> None:
+        """Wait for a client that is behind, as long as `expire` allows."""
+        self._behind = False
         self.since = monotonic()
+        self._services.sweeper.add(self)
         try:
-            await writing
+            await self._response.caught_up()
         except ConnectionError:
             self._client_is_there = False
         finally:
+            self._services.sweeper.remove(self)
             self.since = None
 
     async def _send_error(self, error: ProxyError) -> None:
@@ -315,17 +317,14 @@ class _Stream:
         if error is not None:
             await self._send_error(error)
             farewell = b""
-        await self._end(farewell)
+        # The client is not waited for without end.
+        if self._client_is_there and not self._response.end(farewell):
+            await self._caught_up()
 
     async def _estimate(self, reason: str) -> None:
         ask, streaming = self._call.ask, self._streaming
         usage = ask.likely_usage(streaming.target.model, self._x.policy.part_tokens, streaming.meter.output_bytes)
         await self._hold.answered(usage, reason=reason)
-
-    async def _end(self, farewell: bytes) -> None:
-        """The last bytes and the end of the answer, in one write; the client is not waited for without end."""
-        if self._client_is_there:
-            await self._bounded(self._response.write_eof(farewell))
 
     def expire(self) -> None:
         """The client has not read for `idle` seconds: its connection is dropped, which ends the write that waits."""

@@ -74,65 +74,65 @@ class WholeAnswer(_Answer):
 
 
 class StreamedAnswer(_Answer):
-    """A body that comes in pieces, in chunks where its length is not known; the head goes out with the first."""
+    """A body that comes in pieces, in chunks where its length is not known; the head goes out with the first. What is
+    given is written at once; it is told whether the client keeps up, and if not `caught_up` waits until it does."""
+
+    _protocol: web.RequestHandler
 
     def __init__(self, lines: str, length: str = "") -> None:
         """`length`: of the body, as a header says it; empty where it is not known."""
         super().__init__(200, lines)
         self._length = length
-        self._request: web.BaseRequest | None = None
         self._chunked = False
-        self._unsent = b""
         self._ended = False
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Begin, once. Raises ConnectionResetError where the client has left."""
-        if self._request is None:
-            self._request = request
-            self._chunked = not self._length and request.version == HttpVersion11
-            framing = f"Content-Length: {self._length}\r\n" if self._length else ""
-            if self._chunked:
-                framing = "Transfer-Encoding: chunked\r\n"
-            self._unsent = self._head(request, framing, ends_by_close=not framing)
-            if request.transport is None:
-                raise ConnectionResetError("the client has left")
-            request.transport.set_write_buffer_limits(BEHIND_BYTES)  # beyond it `write` waits
-        return None
-
-    def put(self, data: bytes) -> bool:
-        """Write a piece if the client keeps up, as most do: no switch of tasks, no timer. Whether that was so."""
-        assert self._request is not None
-        transport = self._request.transport
-        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > BEHIND_BYTES:
-            return False
-        frame, self._unsent = self._unsent + self._framed(data), b""
-        transport.write(frame)
-        return True
-
-    async def write(self, data: bytes) -> None:  # type: ignore[override]
-        """Write a piece, and wait until a client that is behind has taken enough of it. Raises ConnectionError where
-        it has left."""
-        await self._write(self._framed(data))
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """The last piece and the end, once."""
-        if self._ended:
-            return
-        self._ended = True
-        await self._write(self._framed(data) + (b"0\r\n\r\n" if self._chunked else b""))
-
-    def _framed(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and data else data
-
-    async def _write(self, frame: bytes) -> None:
-        assert self._request is not None
-        transport = self._request.transport
+    def begin(self, request: web.BaseRequest, first: bytes) -> bool:
+        """The head and the first piece, which may be empty. Raises ConnectionResetError where the client has left."""
+        protocol = request.protocol
+        transport = protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        frame, self._unsent = self._unsent + frame, b""
-        if frame:
-            transport.write(frame)
-        await self._request.protocol._drain_helper()
+        self._protocol = protocol
+        self._chunked = not self._length and request.version == HttpVersion11
+        framing = f"Content-Length: {self._length}\r\n" if self._length else ""
+        if self._chunked:
+            framing = "Transfer-Encoding: chunked\r\n"
+        head = self._head(request, framing, ends_by_close=not framing)
+        transport.set_write_buffer_limits(BEHIND_BYTES)
+        transport.write(b"%b%x\r\n%b\r\n" % (head, len(first), first) if first and self._chunked else head + first)
+        return not protocol.writing_paused
+
+    def put(self, data: bytes) -> bool:
+        """A piece that is not empty."""
+        protocol = self._protocol
+        transport = protocol.transport
+        if transport is None:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return not protocol._paused
+
+    def end(self, data: bytes) -> bool:
+        """The last piece, which may be empty, and the end; once."""
+        protocol = self._protocol
+        transport = protocol.transport
+        if self._ended or transport is None:
+            return self._ended
+        self._ended = True
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        transport.write(data)
+        return not protocol.writing_paused
+
+    async def caught_up(self) -> None:
+        """Wait until a client that is behind has taken enough. Raises ConnectionError where it has left."""
+        await self._protocol._drain_helper()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Called by aiohttp for an answer that is over."""
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """As `prepare`."""
 
 
 @lru_cache(maxsize=1)

@@ -102,13 +102,12 @@ async def streamed(*requests: bytes, length: str = "", pieces: tuple[bytes, ...]
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         answer = StreamedAnswer(SAID, length)
-        await answer.prepare(request)
-        for at, piece in enumerate(pieces):
-            if at % 2:
-                assert answer.put(piece)
-            else:
-                await answer.write(piece)
-        await answer.write_eof(b"end")
+        assert answer.begin(request, pieces[0])
+        for piece in pieces[1:]:
+            assert answer.put(piece)
+            await answer.caught_up()
+        assert answer.end(b"end")
+        assert answer.end(b"once")
         return answer
 
     listener = Listener(handle)
@@ -156,7 +155,7 @@ async def test_a_stream_over_http_1_0_ends_with_its_connection_also_where_that_w
 
 
 async def test_a_stream_without_a_piece_has_its_head_all_the_same() -> None:
-    answer = await streamed(LAST, pieces=())
+    answer = await streamed(LAST, pieces=(b"",))
     assert answer.endswith(b"\r\n\r\n3\r\nend\r\n0\r\n\r\n")
 
 
@@ -167,18 +166,20 @@ async def test_a_client_that_is_behind_is_waited_for_and_gets_no_more_meanwhile(
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         answer, transport = StreamedAnswer(SAID), request.transport
         assert transport is not None
-        await answer.prepare(request)
+        answer.begin(request, b"")
         while answer.put(bytes(2**20)):
             pass
         told.append(transport.get_write_buffer_size() > BEHIND_BYTES)
-        waiting = asyncio.ensure_future(answer.write(b"the next"))
+        waiting = asyncio.ensure_future(answer.caught_up())
         await asyncio.sleep(0.05)
         told.append(waiting.done())
         transport.abort()
         await waiting
-        told.append(answer.put(b"more"))
+        told.append(answer.put(b"more") or answer.end(b""))
         with pytest.raises(ConnectionError):
-            await answer.write(b"more")
+            await answer.caught_up()
+        with pytest.raises(ConnectionError):
+            StreamedAnswer(SAID).begin(request, b"")
         over.set()
         return answer
 
