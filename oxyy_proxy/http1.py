@@ -132,7 +132,8 @@ class Incoming:
             except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
                 self._sink_error = error
             self._sink = None
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
 
     def fail(self, failure: UpstreamFailure) -> None:
         """What comes after what was received: a failure instead of more. The first one counts."""
@@ -342,4 +343,5 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         incoming.complete = True
-        incoming.wake()
+        if incoming._waiter is not None:
+            incoming.wake()

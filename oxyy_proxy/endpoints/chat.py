@@ -19,7 +19,7 @@ from oxyy_proxy.endpoints.base import (
     read_object,
     usage_of,
 )
-from oxyy_proxy.endpoints.chattext import Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
+from oxyy_proxy.endpoints.chattext import PLAIN, Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
@@ -152,26 +152,28 @@ class ChatMeter(StreamMeter):
         if shape is not None:  # most pieces are one such event
             text = data.removeprefix(shape.prefix).removesuffix(shape.suffix)
             size = len(text)
-            if size + shape.around_bytes == len(data) and is_plain(text):
+            if size + shape.around_bytes == len(data) and (text.translate(PLAIN) == text or is_plain(text)):
                 self.output_bytes += size + shape.more_bytes
                 return data
         out: list[bytes] = []
         passed, at, tried = 0, 0, False  # what lies between `passed` and `at` passes as it is
         while at < len(data):
-            start = at
             if self._expected is not None:
                 at, size_bytes = (skim_each if tried else skim_all)(self._expected, data, at)
                 self.output_bytes += size_bytes
                 tried = True
-            if at == start:  # no cut changes what is read: this one lets what follows be skimmed
-                at = data.find(b"\n\n", start) + 2
-                if at == 1:  # not found
-                    at = len(data)
-                piece = data[start:at]
-                now = self._read(piece)
-                if now != piece:
-                    out += data[passed:start], now
-                    passed = at
+                if at == len(data):
+                    break
+            start, at = at, data.find(b"\n\n", at) + 2  # no cut changes what is read: this lets what follows be skimmed
+            if at == 1:  # not found
+                at = len(data)
+            piece = data[start:at]
+            now = self._read(piece)
+            if now != piece:
+                out += data[passed:start], now
+                passed = at
+        if not out:
+            return data
         out = [piece for piece in (*out, data[passed:]) if piece]
         return out[0] if len(out) == 1 else b"".join(out)
 

@@ -87,7 +87,7 @@ def answer_lines(x: Exchange) -> str:
     if x.watch is None:
         return lines
     places = tightest(x.watch, x.remaining)
-    left: list[int | str] = [x.remaining[place] for place in places]
+    left: list[int | str] = list(map(x.remaining.__getitem__, places))
     form, of_money = _left_lines(x.watch, places, int(x.started_at))
     if of_money is not None:
         left[of_money] = usd(x.remaining[places[of_money]])
