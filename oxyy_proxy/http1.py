@@ -132,8 +132,7 @@ class Incoming:
             except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
                 self._sink_error = error
             self._sink = None
-        if self._waiter is not None:
-            self.wake()
+        self.wake()
 
     def fail(self, failure: UpstreamFailure) -> None:
         """What comes after what was received: a failure instead of more. The first one counts."""
@@ -343,5 +342,4 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         incoming.complete = True
-        if incoming._waiter is not None:
-            incoming.wake()
+        incoming.wake()
