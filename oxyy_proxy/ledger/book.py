@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from operator import add, itemgetter
+from operator import add, attrgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,8 +22,9 @@ from oxyy_proxy.rules.types import Limit, Price, Usage
 NOTHING_USED = Usage()
 """Of a request whose end says no usage."""
 
-_UNITS = ("input_tokens", "cached_input_tokens", "output_tokens", "images", "video_ms", "audio_ms", "characters")
-units = itemgetter(*[Usage._fields.index(name) for name in _UNITS])
+units = attrgetter(
+    "input_tokens", "cached_input_tokens", "output_tokens", "images", "video_ms", "audio_ms", "characters"
+)
 """What of a usage is a column of `requests`, and summed in `totals`."""
 
 Sent = tuple[str, int, int, int]
