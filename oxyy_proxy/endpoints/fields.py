@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from math import ceil
+from typing import Any
 
 from oxyy_proxy.endpoints.base import JSON, MAX_INT, model_of, optional, optional_int
 from oxyy_proxy.errors import InvalidValue
@@ -176,6 +177,14 @@ def _addresses(values: Sequence[object], name: str) -> tuple[tuple[str, str], ..
 def media_type(content_type: str) -> str:
     """Of a Content-Type header, in lower case, without its parameters."""
     return content_type.partition(";")[0].strip().lower()
+
+
+def told_word(answer: dict[str, Any], name: str) -> str:
+    """What an answer says of the variant that was made; empty where it does not."""
+    value = answer.get(name)
+    if not isinstance(value, str) or len(value) > MAX_WORD_CHARS or value.strip().lower() == "auto":
+        return ""
+    return value
 
 
 def milliseconds(seconds: object, most_ms: int) -> int | None:

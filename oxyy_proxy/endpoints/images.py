@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, count_of, read_object, tokens_of, utf8_size
-from oxyy_proxy.endpoints.fields import MAX_WORD_CHARS, Fields, FormFields, JsonFields
+from oxyy_proxy.endpoints.fields import Fields, FormFields, JsonFields, told_word
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.multipart import Form, Pieces
 from oxyy_proxy.rules.price import held_tokens, likely_tokens
@@ -80,7 +79,7 @@ class ImagesAsk(Ask):
             usage = self._estimated(model, parts, len(data))
             if "image" in model.prices:
                 usage = replace(usage, source="computed")
-        quality, size = _word(answer, "quality") or self._quality, _word(answer, "size") or self._size
+        quality, size = told_word(answer, "quality") or self._quality, told_word(answer, "size") or self._size
         return Answer(replace(usage, images=len(data), quality=quality, size=size))
 
     def likely_usage(self, model: Model, parts: PartTokens, output_bytes: int) -> Usage:
@@ -113,12 +112,6 @@ def _usage_of(said: object) -> Usage | None:
         image_input_tokens=count_of(details_in, "image_tokens") or 0,
         image_output_tokens=usage.output_tokens if made is None else made,
     )
-
-
-def _word(answer: dict[str, Any], name: str) -> str:
-    """What an answer says of the variant that was made; empty where it does not."""
-    value = answer.get(name)
-    return value if isinstance(value, str) and len(value) <= MAX_WORD_CHARS and value.lower() != "auto" else ""
 
 
 def parse(raw: bytes) -> ImagesAsk:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from oxyy_proxy.endpoints.base import Answer, Ask, Endpoint, JobSeen, error_answer, read_object
-from oxyy_proxy.endpoints.fields import MAX_WORD_CHARS, Fields, FormFields, JsonFields, milliseconds
+from oxyy_proxy.endpoints.fields import Fields, FormFields, JsonFields, milliseconds, told_word
 from oxyy_proxy.endpoints.images import MAX_UPLOAD_BYTES
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.multipart import Form, Pieces
@@ -98,12 +98,12 @@ def read_job(job_id: str, body: bytes) -> JobSeen:
 
 
 def _seen(job_id: str, answer: dict[str, Any]) -> JobSeen:
-    status, size = answer.get("status"), answer.get("resolution")
+    status = answer.get("status")
     return JobSeen(
         job_id,
         "completed" if status == "completed" else "failed" if status == "failed" else "running",
         milliseconds(answer.get("duration"), MAX_SECONDS * 1000),
-        size if isinstance(size, str) and len(size) <= MAX_WORD_CHARS else "",
+        told_word(answer, "resolution"),
     )
 
 

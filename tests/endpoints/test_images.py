@@ -272,6 +272,7 @@ def test_what_is_charged_is_what_the_answer_holds() -> None:
         ({}, "hd", "1024x1024"),
         ({"quality": "low", "size": "512x512"}, "low", "512x512"),
         ({"quality": "auto", "size": "AUTO"}, "hd", "1024x1024"),
+        ({"quality": "auto ", "size": " Auto"}, "hd", "1024x1024"),
         ({"quality": "", "size": None}, "hd", "1024x1024"),
         ({"quality": 1, "size": ["512x512"]}, "hd", "1024x1024"),
         ({"quality": "x" * 100, "size": "1" * 100}, "hd", "1024x1024"),

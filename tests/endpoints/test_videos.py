@@ -263,7 +263,7 @@ def test_a_length_that_makes_no_sense_is_not_known(duration: object) -> None:
     assert polled({"id": "job_1", "status": "completed", "duration": duration}) == JobSeen("job_1", "completed")
 
 
-@pytest.mark.parametrize("resolution", [None, 1080, [], {}, "x" * 100])
+@pytest.mark.parametrize("resolution", [None, 1080, [], {}, "x" * 100, "auto", " AUTO"])
 def test_a_resolution_that_makes_no_sense_is_not_known(resolution: object) -> None:
     assert polled({"status": "completed", "duration": 4, "resolution": resolution}) == JobSeen(
         "job_1", "completed", 4000
