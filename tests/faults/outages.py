@@ -107,7 +107,7 @@ class _EveryFifth(FaultBoard):
     def match(self, model: str, stream: bool, poll: bool = False) -> Fault | None:
         deck = self._decks[model]
         if not deck:
-            deck += [True] * 2 + [False] * 8
+            deck += [True] + [False] * 4
             self._rng.shuffle(deck)
         return self._fault if deck.pop() and not poll else None
 
