@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -62,7 +63,7 @@ def skim_all(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
         return at, 0
     events = data[at:end].split(suffix)
     count = len(events)
-    texts = b" ".join([event.removeprefix(prefix) for event in events])
+    texts = b" ".join(map(bytes.removeprefix, events, repeat(prefix)))
     size = len(texts) + 1 - count
     if at + size + count * shape.around_bytes == end + len(suffix) and is_plain(texts):
         return end + len(suffix), size + count * shape.more_bytes
