@@ -120,6 +120,11 @@ class Ask(ABC):
     def worst(self, model: Model, parts: PartTokens) -> Usage:
         """The most that this model can consume for the request. Raises InvalidValue for what the model cannot do."""
 
+    def target(self, model: Model, parts: PartTokens) -> Target:
+        """The model as a target of this request, with its worst case. Raises as `worst` does."""
+        worst = self.worst(model, parts)
+        return Target(model, worst_nusd(worst, model.prices), worst.input_tokens + worst.output_tokens)
+
     @abstractmethod
     def body_for(self, model: Model) -> bytes | Pieces:
         """The body to send upstream for this model: the client's bytes save what must change."""
@@ -154,12 +159,6 @@ class Endpoint:
     parse_form: Callable[[Form, str], Ask] | None = None
     max_form_bytes: int = 0
     after_ambiguous: int | None = None
-
-
-def target(ask: Ask, model: Model, parts: PartTokens) -> Target:
-    """The model as a target of this request, with its worst case. Raises InvalidValue for what the model cannot do."""
-    worst = ask.worst(model, parts)
-    return Target(model, worst_nusd(worst, model.prices), worst.input_tokens + worst.output_tokens)
 
 
 def optional_int(members: dict[str, Any], name: str, least: int, most: int = MAX_INT) -> int | None:

@@ -22,9 +22,9 @@ from oxyy_proxy.endpoints.base import (
 from oxyy_proxy.endpoints.chattext import PLAIN, Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.jsonbody import JsonBody
-from oxyy_proxy.rules.price import held_tokens, likely_tokens
+from oxyy_proxy.rules.price import held_tokens, likely_tokens, worst_tokens_nusd
 from oxyy_proxy.rules.sse import DONE, Framer, data_of, is_one_event
-from oxyy_proxy.rules.types import Model, PartTokens, Usage
+from oxyy_proxy.rules.types import Model, PartTokens, Target, Usage
 
 DEFAULT_MAX_TOKENS = 4096
 """What the upstream generates at most when the body does not say (its documentation, "Chat Completions")."""
@@ -86,15 +86,22 @@ class ChatAsk(Ask):
             if self._parts or self.urls:
                 self._body.require_unique()  # a URL that is there twice could be two
 
+    def target(self, model: Model, parts: PartTokens) -> Target:
+        tokens_in, tokens_out = self._worst_tokens(model, parts)
+        return Target(model, worst_tokens_nusd(tokens_in, tokens_out, model.prices), tokens_in + tokens_out)
+
     def worst(self, model: Model, parts: PartTokens) -> Usage:
+        tokens_in, tokens_out = self._worst_tokens(model, parts)
+        return Usage(input_tokens=tokens_in, output_tokens=tokens_out)
+
+    def _worst_tokens(self, model: Model, parts: PartTokens) -> tuple[int, int]:
         per_choice = self._max_tokens
         if per_choice is None:
             per_choice = min(DEFAULT_MAX_TOKENS, model.max_output_tokens or DEFAULT_MAX_TOKENS)
-        # By position: every request comes by here, and names double what a record costs.
         tokens_in = held_tokens(self._text_bytes)
         if self._parts:
             tokens_in += self._part_tokens(parts)
-        return Usage(tokens_in, 0, 0, per_choice * self._choices)
+        return tokens_in, per_choice * self._choices
 
     def body_for(self, model: Model) -> bytes:
         changes: dict[str, Any] = {}

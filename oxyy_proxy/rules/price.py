@@ -47,12 +47,16 @@ def cost_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
 def worst_nusd(usage: Usage, prices: Mapping[str, Price]) -> int:
     """The most that this usage can cost, whichever kind its tokens are counted as, whichever variant is made where
     quality or size are not known, and whether it is charged by tokens or by units."""
-    rates = _rates_of(prices)
-    by_tokens = usage.input_tokens * rates.dearest_in + usage.output_tokens * rates.dearest_out + rates.per_request
-    worst = -(-by_tokens // PRICE_SCALE)
+    worst = worst_tokens_nusd(usage.input_tokens, usage.output_tokens, prices)
     if usage.images or usage.video_ms or usage.audio_ms or usage.characters:
         worst = max(worst, -(-_units(usage, prices, dearest_variant) // _UNIT_SCALE))
     return worst
+
+
+def worst_tokens_nusd(tokens_in: int, tokens_out: int, prices: Mapping[str, Price]) -> int:
+    """The most that so many tokens can cost, whichever kind they are counted as."""
+    rates = _rates_of(prices)
+    return -(-(tokens_in * rates.dearest_in + tokens_out * rates.dearest_out + rates.per_request) // PRICE_SCALE)
 
 
 def _more_in(usage: Usage, prices: Mapping[str, Price], text_in: int) -> int:

@@ -81,32 +81,9 @@ class PassedThrough:
 Answered = Whole | Streaming | PassedThrough
 
 
-async def attempt(services: Services, x: Exchange, call: Call, hold: Hold) -> Answered:
-    """The first answer along the chain. Raises the last UpstreamFailure where nobody answered."""
-    most, at = x.policy.retry.attempts, 0
-    while True:
-        target = call.targets[at]
-        x.attempts += 1
-        try:
-            return await _told(services, x, call, target)
-        except UpstreamFailure as failure:
-            if failure.ambiguous and call.endpoint.after_ambiguous is not None:
-                most = min(most, x.attempts + call.endpoint.after_ambiguous)
-            following = await _following(services, x, call, at, most, failure)
-            if following is None:
-                raise
-            try:
-                await hold.next_attempt(attempt_end(failure), call.targets[following])
-            except BaseException as error:
-                services.health.ended(call.targets[following].model.name, "nothing", x.policy)
-                if isinstance(error, ProxyError):  # a cap or the ledger forbids it: the failure is the answer
-                    raise failure from None
-                raise
-            at = following
-
-
-async def _told(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
+async def attempt(services: Services, x: Exchange, call: Call, target: Target) -> Answered:
     """One call, and the word of how it went to who decides about the next. Raises UpstreamFailure."""
+    x.attempts += 1
     ask, sent = call.ask, monotonic()
     event: Event = "nothing"
     took_s = 0.0
@@ -128,6 +105,33 @@ async def _told(services: Services, x: Exchange, call: Call, target: Target) -> 
     finally:
         services.health.ended(target.model.name, event, x.policy, sent)
         x.upstream_s += took_s or monotonic() - sent
+
+
+async def others(services: Services, x: Exchange, call: Call, hold: Hold, failure: UpstreamFailure) -> Answered:
+    """The first answer along the rest of the chain, after the first target failed so. Raises the last UpstreamFailure
+    where nobody answered."""
+    most, at = x.policy.retry.attempts, 0
+    try:
+        while True:
+            if failure.ambiguous and call.endpoint.after_ambiguous is not None:
+                most = min(most, x.attempts + call.endpoint.after_ambiguous)
+            following = await _following(services, x, call, at, most, failure)
+            if following is None:
+                raise failure
+            try:
+                await hold.next_attempt(attempt_end(failure), call.targets[following])
+            except BaseException as error:
+                services.health.ended(call.targets[following].model.name, "nothing", x.policy)
+                if isinstance(error, ProxyError):  # a cap or the ledger forbids it: the failure is the answer
+                    raise failure from None
+                raise
+            at = following
+            try:
+                return await attempt(services, x, call, call.targets[at])
+            except UpstreamFailure as error:
+                failure = error
+    finally:
+        del failure  # or it would be kept by its own traceback
 
 
 def _was_hurried(x: Exchange, call: Call, target: Target, took_s: float) -> bool:

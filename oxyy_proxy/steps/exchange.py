@@ -15,7 +15,7 @@ import orjson
 
 from oxyy_proxy import web
 from oxyy_proxy.endpoints import ENDPOINTS, models, videos
-from oxyy_proxy.endpoints.base import Ask, Endpoint, target
+from oxyy_proxy.endpoints.base import Ask, Endpoint
 from oxyy_proxy.errors import (
     DeadlinePassed,
     Draining,
@@ -28,6 +28,7 @@ from oxyy_proxy.errors import (
     RequestTooLarge,
     UnknownUrl,
     UnsupportedEncoding,
+    UpstreamFailure,
     UpstreamStatus,
 )
 from oxyy_proxy.reports import team_usage
@@ -36,7 +37,7 @@ from oxyy_proxy.rules.hints import is_retry, patience_s
 from oxyy_proxy.rules.requestid import request_id
 from oxyy_proxy.rules.route import chain
 from oxyy_proxy.rules.types import Limit, Model, Policy, Principal
-from oxyy_proxy.steps.attempt import attempt
+from oxyy_proxy.steps.attempt import attempt, others
 from oxyy_proxy.steps.authenticate import authenticate
 from oxyy_proxy.steps.hold import Hold
 from oxyy_proxy.steps.job import job_status
@@ -115,7 +116,10 @@ class Exchanges:
             x.stream = ask.stream
             call = self._decide(x, principal, endpoint, ask)
             async with Hold(services, x, call) as hold:
-                answered = await attempt(services, x, call, hold)
+                try:
+                    answered = await attempt(services, x, call, call.targets[0])
+                except UpstreamFailure as failure:
+                    answered = await others(services, x, call, hold, failure)
                 ask.let_go()
                 return await relay(services, x, call, hold, answered, request)
         finally:
@@ -183,11 +187,11 @@ class Exchanges:
         policy, parts = x.policy, x.policy.part_tokens
         x.model_requested = requested
         x.model_label = chosen[0].name
-        targets = [target(ask, chosen[0], parts)]
+        targets = [ask.target(chosen[0], parts)]
         if len(chosen) > 1:
             for model in chosen[1:]:
                 with suppress(InvalidValue):  # a fallback that cannot do what is asked for is skipped
-                    targets.append(target(ask, model, parts))
+                    targets.append(ask.target(model, parts))
         if monotonic() >= x.deadline:
             raise DeadlinePassed
         first = self._services.health.first(targets, policy)

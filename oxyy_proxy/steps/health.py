@@ -29,9 +29,12 @@ class Health:
         UpstreamUnavailable where none does."""
         now = self._clock()
         self._retries.request(now)
-        self._of(targets[0].model.name).request(now)
-        for at, target in enumerate(targets):
-            if self.admit(target.model.name, policy):
+        asked = targets[0].model.name
+        self._of(asked).request(now)
+        if self.admit(asked, policy):
+            return 0
+        for at in range(1, len(targets)):
+            if self.admit(targets[at].model.name, policy):
                 return at
         wait_s = min(breaker.wait_s(self._state(target.model.name), policy.breaker, now) for target in targets)
         raise UpstreamUnavailable(

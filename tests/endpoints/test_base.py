@@ -20,7 +20,6 @@ from oxyy_proxy.endpoints.base import (
     optional_int,
     read_json,
     read_object,
-    target,
     usage_of,
 )
 from oxyy_proxy.endpoints.embeddings import EmbeddingsAsk
@@ -86,7 +85,7 @@ def test_a_model_may_be_left_out() -> None:
 def test_a_target_is_the_worst_case_of_the_request_on_this_model() -> None:
     ask = EmbeddingsAsk(b'{"model":"m","input":[1,2,3]}')
     dear = model("m", prices={"input": Price(7 * PRICE_SCALE)})
-    found = target(ask, dear, PartTokens())
+    found = ask.target(dear, PartTokens())
     assert (found.model, found.worst_nusd, found.worst_tokens) == (dear, 21, 3)
 
 
@@ -110,7 +109,7 @@ def test_a_target_holds_the_tokens_both_ways_and_the_money_of_the_dearer_way_to_
     character: int, worst: int
 ) -> None:
     prices = {"input": Price(PRICE_SCALE), "output": Price(PRICE_SCALE), "character": Price(character * PRICE_SCALE)}
-    found = target(_Free(), model("m", prices=prices), PartTokens())
+    found = _Free().target(model("m", prices=prices), PartTokens())
     assert (found.worst_nusd, found.worst_tokens) == (worst, 7)
 
 

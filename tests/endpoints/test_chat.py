@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oxyy_proxy.endpoints.base import target
 from oxyy_proxy.endpoints.chat import DEFAULT_MAX_TOKENS, ENDPOINT, MAX_CHOICES, MAX_TOKENS, ChatAsk
 from oxyy_proxy.errors import InvalidJson, InvalidValue, UpstreamBadResponse, UpstreamErrorAnswer
 from oxyy_proxy.rules.price import cost_nusd
@@ -259,7 +258,7 @@ def test_the_largest_request_at_the_dearest_price_fits_64_bits() -> None:
     rate = Price(10**6 * NUSD_PER_USD)  # one million USD per million tokens, the most that a policy may say
     dearest = model("m", prices={"input": rate, "output": rate})
     asked = ask(max_tokens=MAX_TOKENS, n=MAX_CHOICES, messages=[{"role": "user", "content": "x" * 10_000_000}])
-    assert target(asked, dearest, PARTS).worst_nusd < 2**62
+    assert asked.target(dearest, PARTS).worst_nusd < 2**62
 
 
 RATE = st.integers(0, 1000 * NUSD_PER_USD)
@@ -310,7 +309,7 @@ def test_an_answer_that_keeps_to_what_was_asked_never_costs_more_than_the_hold(
     usage = Usage(
         tokens_in, int(tokens_in * share[2]), int(tokens_in * share[3]), tokens_out, int(tokens_out * share[4])
     )
-    held = target(ChatAsk(raw), model("m", prices=prices, max_output_tokens=most), PARTS)
+    held = ChatAsk(raw).target(model("m", prices=prices, max_output_tokens=most), PARTS)
     assert held.worst_nusd >= cost_nusd(usage, prices)
     assert held.worst_tokens >= usage.tokens
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxyy_proxy.endpoints import ENDPOINTS, chat, embeddings, images, speech, transcriptions, videos
-from oxyy_proxy.endpoints.base import Ask, Endpoint, target
+from oxyy_proxy.endpoints.base import Ask, Endpoint
 from oxyy_proxy.rules.price import cost_nusd
 from oxyy_proxy.rules.types import NUSD_PER_USD, PRICE_SCALE, Model, PartTokens, Price, Usage
 from tests.endpoints.test_fields import sent
@@ -256,7 +256,7 @@ def test_an_answer_that_keeps_to_what_was_asked_never_costs_more_than_the_hold(
 ) -> None:
     model = data.draw(models(endpoint))
     case = CASES[endpoint.name](data.draw, model)
-    held = target(case.ask, model, PARTS)
+    held = case.ask.target(model, PARTS)
     assert held.worst_nusd >= cost_nusd(case.usage, model.prices)
     assert held.worst_tokens >= case.usage.tokens
 
@@ -267,7 +267,7 @@ def test_an_answer_that_keeps_to_what_was_asked_never_costs_more_than_the_hold(
 def test_an_estimate_is_never_nothing_and_never_more_than_the_hold(endpoint: Endpoint, data: st.DataObject) -> None:
     model = data.draw(models(endpoint))
     case = CASES[endpoint.name](data.draw, model)
-    held = target(case.ask, model, PARTS)
+    held = case.ask.target(model, PARTS)
     for text_bytes in (0, case.text_bytes):
         estimate = case.ask.likely_usage(model, PARTS, text_bytes)
         assert 0 < cost_nusd(estimate, model.prices) <= held.worst_nusd

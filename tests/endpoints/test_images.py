@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.endpoints.base import Answer, target
+from oxyy_proxy.endpoints.base import Answer
 from oxyy_proxy.endpoints.fields import MAX_ADDRESSES
 from oxyy_proxy.endpoints.images import (
     DEFAULT_IMAGES,
@@ -199,7 +199,7 @@ def test_a_form_without_model_or_number_gets_both() -> None:
 def test_a_form_that_cannot_hold_a_model_is_refused_before_it_is_held_for() -> None:
     _, form, content_type = sent(("image", PNG), ("prompt", "a"), boundary="e")
     with pytest.raises(InvalidValue, match="boundary"):
-        target(parse_edit_form(form, content_type), model("dall--e", prices=DALL_E.prices), PARTS)
+        parse_edit_form(form, content_type).target(model("dall--e", prices=DALL_E.prices), PARTS)
 
 
 # What is held.
@@ -220,7 +220,7 @@ def test_a_form_that_cannot_hold_a_model_is_refused_before_it_is_held_for() -> N
     ids=str,
 )
 def test_images_are_held_at_the_dearest_that_may_be_made(members: dict[str, Any], cents: int) -> None:
-    held = target(ask(**members), DALL_E, PARTS)
+    held = ask(**members).target(DALL_E, PARTS)
     assert (held.worst_nusd, held.worst_tokens) == (cents * CENT // PRICE_SCALE, 0)
 
 
@@ -238,7 +238,7 @@ def test_the_largest_request_at_the_dearest_price_fits_64_bits() -> None:
     prices = {"image": each, "request": each, "input": million, "output": million, "image_output": million}
     dearest = model("m", prices=prices, max_output_tokens=10**7)
     asked = edit(prompt="x" * 10**7, n=MAX_IMAGES, image=[URL] * MAX_ADDRESSES)
-    assert target(asked, dearest, PARTS).worst_nusd < 2**62
+    assert asked.target(dearest, PARTS).worst_nusd < 2**62
     found = asked.read(b'{"data":[' + b"1," * (MAX_MADE - 1) + b"1]}", dearest, PARTS).usage
     assert found is not None
     assert found.images == MAX_MADE

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.endpoints.base import target
 from oxyy_proxy.endpoints.speech import ENDPOINT, SoundMeter, SpeechAsk
 from oxyy_proxy.errors import InvalidJson, InvalidValue, UpstreamBadResponse, UpstreamErrorAnswer
 from oxyy_proxy.rules.price import cost_nusd
@@ -77,7 +76,7 @@ def test_characters_are_code_points_and_go_up_as_they_were_written(written: str,
     asked = SpeechAsk(raw)
     usage = Usage(characters=characters, source="computed")
     assert asked.worst(TTS, PARTS) == asked.likely_usage(TTS, PARTS, 12345) == usage
-    assert target(asked, TTS, PARTS).worst_nusd == cost_nusd(usage, TTS.prices) == characters * 30_000
+    assert asked.target(TTS, PARTS).worst_nusd == cost_nusd(usage, TTS.prices) == characters * 30_000
     assert asked.body_for(TTS) is raw
     assert asked.body_for(model("tts-2")) == raw.replace(b"tts-1", b"tts-2")
 
@@ -92,7 +91,7 @@ def test_what_is_unknown_passes_byte_for_byte() -> None:
 
 def test_the_longest_text_at_the_dearest_price_fits_64_bits() -> None:
     dearest = model("m", prices={"character": Price(10**6 * NUSD_PER_USD)})
-    assert target(ask(input="x" * 33_000_000), dearest, PARTS).worst_nusd < 2**63
+    assert ask(input="x" * 33_000_000).target(dearest, PARTS).worst_nusd < 2**63
 
 
 def test_the_text_is_not_kept_beside_the_body() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.endpoints.base import Answer, target
+from oxyy_proxy.endpoints.base import Answer
 from oxyy_proxy.endpoints.transcript import MAX_AUDIO_MS, TranscriptMeter
 from oxyy_proxy.endpoints.transcriptions import (
     ENDPOINT,
@@ -173,7 +173,7 @@ def test_a_form_without_a_model_gets_one() -> None:
 def test_a_form_that_cannot_hold_a_model_is_refused_before_it_is_held_for() -> None:
     _, form, content_type = sent(("file", SOUND.replace(b"--", b"")), boundary="1")
     with pytest.raises(InvalidValue, match="boundary"):
-        target(parse_form(form, content_type), model("whisper--1", prices=WHISPER.prices), PARTS)
+        parse_form(form, content_type).target(model("whisper--1", prices=WHISPER.prices), PARTS)
 
 
 # What is held.
@@ -185,7 +185,7 @@ def test_a_form_that_cannot_hold_a_model_is_refused_before_it_is_held_for() -> N
 def test_a_length_is_held_with_some_slack(audio_ms: int, held_ms: int) -> None:
     asked = measured(audio_ms)
     assert asked.worst(WHISPER, PARTS) == Usage(audio_ms=held_ms)
-    assert target(asked, WHISPER, PARTS).worst_nusd == held_ms * 100
+    assert asked.target(WHISPER, PARTS).worst_nusd == held_ms * 100
 
 
 @pytest.mark.parametrize("odd", [None, 0, -5, MAX_AUDIO_MS + 1, 10**30])
@@ -206,13 +206,13 @@ def test_tokens_are_held_for_the_sound_the_prompt_and_the_text() -> None:
     assert held == Usage(input_tokens=10 + 61 * 50 + 1, output_tokens=OUTPUT_LEAST + 610, audio_ms=61_000)
     few = model("few", prices=GPT.prices, max_output_tokens=7)
     assert measured(60_000).worst(few, PARTS).output_tokens == 7
-    assert target(measured(60_000), GPT, PARTS).worst_tokens == 61 * 50 + 1 + 810
+    assert measured(60_000).target(GPT, PARTS).worst_tokens == 61 * 50 + 1 + 810
 
 
 def test_the_longest_audio_at_the_dearest_price_fits_64_bits() -> None:
     each, million = Price(int(MAX_PRICE) * NUSD_PER_USD * PRICE_SCALE), Price(10**6 * NUSD_PER_USD)
     dearest = model("m", prices={"audio_minute": each, "request": each, "input": million, "output": million})
-    assert target(measured(MAX_AUDIO_MS), dearest, PARTS).worst_nusd < 2**63
+    assert measured(MAX_AUDIO_MS).target(dearest, PARTS).worst_nusd < 2**63
 
 
 # What an answer is charged.

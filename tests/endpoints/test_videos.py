@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oxyy_proxy.endpoints.base import Answer, JobSeen, target
+from oxyy_proxy.endpoints.base import Answer, JobSeen
 from oxyy_proxy.endpoints.videos import (
     DEFAULT_SECONDS,
     ENDPOINT,
@@ -94,10 +94,10 @@ def test_a_body_that_is_no_json_is_refused() -> None:
 def test_more_than_the_model_makes_is_refused_with_its_name_and_most(seconds: int) -> None:
     for asked in (ask(duration=seconds), ask_form(("duration", str(seconds)))):
         with pytest.raises(InvalidValue, match="veo-short makes 8 at most") as caught:
-            target(asked, SHORT, PARTS)
+            asked.target(SHORT, PARTS)
         assert caught.value.param == "duration"
-        assert target(asked, VEO, PARTS).worst_nusd == seconds * 50 * CENT // PRICE_SCALE
-    assert target(ask(duration=8), SHORT, PARTS).worst_nusd == 8 * 50 * CENT // PRICE_SCALE
+        assert asked.target(VEO, PARTS).worst_nusd == seconds * 50 * CENT // PRICE_SCALE
+    assert ask(duration=8).target(SHORT, PARTS).worst_nusd == 8 * 50 * CENT // PRICE_SCALE
 
 
 # What the upstream is asked to fetch.
@@ -152,7 +152,7 @@ def test_a_form_goes_up_with_its_file_as_it_is() -> None:
 def test_a_form_that_cannot_hold_a_model_is_refused_before_it_is_held_for() -> None:
     _, form, content_type = sent(("prompt", "a"), boundary="3")
     with pytest.raises(InvalidValue, match="boundary"):
-        target(parse_form(form, content_type), model("veo--3", prices=PRICES), PARTS)
+        parse_form(form, content_type).target(model("veo--3", prices=PRICES), PARTS)
 
 
 def test_an_image_is_not_kept_beside_the_body() -> None:
@@ -168,14 +168,14 @@ def test_an_image_is_not_kept_beside_the_body() -> None:
 def test_a_video_is_held_at_its_length_and_the_dearest_resolution_it_may_have(
     resolution: str | None, cents: int
 ) -> None:
-    held = target(ask(duration=10, resolution=resolution), VEO, PARTS)
+    held = ask(duration=10, resolution=resolution).target(VEO, PARTS)
     assert (held.worst_nusd, held.worst_tokens) == (10 * cents * CENT // PRICE_SCALE, 0)
 
 
 def test_the_longest_video_at_the_dearest_price_fits_64_bits() -> None:
     assert MAX_SECONDS == MAX_VIDEO_SECONDS
     dearest = model("m", prices=dict.fromkeys(("video_second", "request"), Price(int(MAX_PRICE) * 100 * CENT)))
-    assert target(ask(duration=MAX_SECONDS), dearest, PARTS).worst_nusd < 2**63
+    assert ask(duration=MAX_SECONDS).target(dearest, PARTS).worst_nusd < 2**63
 
 
 def test_an_estimate_is_what_was_asked_for() -> None:
