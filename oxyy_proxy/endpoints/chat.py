@@ -268,9 +268,11 @@ def _in_parts(members: dict[str, Any]) -> list[tuple[int, list[Any]]]:
         if type(message) is not dict or type(message.get("role")) is not str:
             raise InvalidValue("Each message must be an object with a 'role'.", param=f"messages[{at}]")
         content = message.get("content")
+        if type(content) is str or content is None:
+            continue
         if type(content) is list:
             found.append((at, content))
-        elif type(content) is not str and content is not None:
+        else:
             raise InvalidValue(
                 "A message's 'content' must be a string or an array of parts.", param=f"messages[{at}].content"
             )

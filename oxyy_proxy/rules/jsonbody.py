@@ -29,6 +29,9 @@ def _refuse_constant(name: str) -> NoReturn:
 _value_at = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 """(text, index) -> (value, index after it), at C speed."""
 
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
+"""As `json.dumps`, which makes an encoder for each call that wants no spaces."""
+
 _WORD_AS_KEY = re.compile(rb'"([A-Za-z_][A-Za-z0-9_]*)"[ \t\n\r]*:')
 """In valid JSON: every key that is a word, at any depth. A quote within a string has a backslash before it."""
 
@@ -168,10 +171,6 @@ def _members(text: str) -> tuple[dict[str, Any], _Spans]:
 def _require_end(text: str, at: int) -> None:
     if _skip(text, at) != len(text):
         raise json.JSONDecodeError("Extra data after the object", text, at)
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _skip(text: str, at: int) -> int:
