@@ -202,7 +202,8 @@ async def _read(ask: Ask, target: Target, answer: UpstreamAnswer, policy: Policy
     try:
         if not 200 <= answer.status < 300:
             return await _no_answer(target, answer, policy.retry)
-        if answer.header("Content-Encoding").lower() not in ("", "identity"):
+        encoding = answer.header("Content-Encoding")
+        if encoding and encoding.lower() != "identity":
             raise UpstreamBadResponse("The upstream's answer is encoded, which was not asked for. Retry.")
         content_type, parts = answer.header("Content-Type"), policy.part_tokens
         meter = ask.meter(content_type, target.model)
