@@ -39,8 +39,6 @@ class Watch:
     windows: tuple[Window, ...]
     by_meter: tuple[tuple[int, ...], ...]
     """The positions of the limits of each meter that has a window."""
-    alone: tuple[int, ...]
-    """The same, where each of these meters has one limit; else empty."""
     covered: tuple[tuple[int, ...], ...]
     """Positions of targets in the chain: each set that a limit covers."""
     held: Callable[[Sequence[int]], tuple[int, ...]]
@@ -148,14 +146,7 @@ def _watched(plan: Plan, now: int) -> Watch:
         worsts.append(_FIGURE[limit.meter] and _FIGURE[limit.meter] + 2 * groups.index(covered))
     windows = tuple([window(limit, now) for limit in limits])
     places = tuple([tuple(each) for each in by_meter.values()])
-    return Watch(
-        tuple(limits),
-        windows,
-        places,
-        tuple([each[0] for each in places]) if all(len(each) == 1 for each in places) else (),
-        tuple(groups),
-        picker(worsts),
-    )
+    return Watch(tuple(limits), windows, places, tuple(groups), picker(worsts))
 
 
 _FIGURE: dict[Meter, int] = {"concurrent": 0, "requests": 0, "usd": 1, "tokens": 2}
@@ -227,17 +218,30 @@ def duration(seconds: int) -> str:
     return f"{minutes}m{secs}s" if minutes else f"{secs}s"
 
 
-def tightest(watch: Watch, remaining: Sequence[int]) -> tuple[int, ...]:
-    """Of each meter that has a window, the position of the limit that has the least left. `remaining`: what each limit
-    has left."""
-    if watch.alone:
-        return watch.alone
-    found = []
+def left_lines(watch: Watch, remaining: Sequence[int], second: int) -> str:
+    """Header lines of what is left of each meter that has a window: of the limit that has the least left. `remaining`:
+    what each limit has left; `second`: of the epoch."""
+    lines, of_limits = "", _limit_lines(watch, second)
     for places in watch.by_meter:
         least = places[0]
         if len(places) > 1:
             for place in places:
                 if remaining[place] < remaining[least]:
                     least = place
-        found.append(least)
-    return tuple(found)
+        before, in_usd, after = of_limits[least]
+        lines += f"{before}{usd(remaining[least]) if in_usd else remaining[least]}{after}"
+    return lines
+
+
+@lru_cache(maxsize=1024)
+def _limit_lines(watch: Watch, second: int) -> list[tuple[str, bool, str]]:
+    """What stands before and behind the figure of each limit, and whether it is money: the same for a second."""
+    lines = []
+    for limit, window in zip(watch.limits, watch.windows, strict=True):
+        if limit.meter == "usd":
+            lines.append(("x-oxyy-budget-remaining-usd: ", True, "\r\n"))
+        else:
+            before = f"x-ratelimit-limit-{limit.meter}: {limit.cap}\r\nx-ratelimit-remaining-{limit.meter}: "
+            reset = f"x-ratelimit-reset-{limit.meter}: {duration(max(0, window.end - second))}\r\n"
+            lines.append((before, False, f"\r\n{reset}"))
+    return lines

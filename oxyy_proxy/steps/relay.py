@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from functools import lru_cache
 from time import monotonic
 
 import orjson
@@ -17,7 +16,7 @@ from oxyy_proxy.connection import SERVER
 from oxyy_proxy.endpoints.base import JobSeen
 from oxyy_proxy.errors import Draining, ProxyError, UpstreamFailure, UpstreamReset
 from oxyy_proxy.ledger.base import Job
-from oxyy_proxy.rules.budget import Watch, duration, tightest
+from oxyy_proxy.rules.budget import left_lines
 from oxyy_proxy.rules.price import cost_nusd, usd
 from oxyy_proxy.steps.attempt import Answered, PassedThrough, Streaming, Whole
 from oxyy_proxy.steps.hold import Hold, attempt_end
@@ -86,30 +85,7 @@ def answer_lines(x: Exchange) -> str:
         lines += f"x-oxyy-attempts: {x.attempts}\r\n"
     if x.watch is None:
         return lines
-    places = tightest(x.watch, x.remaining)
-    left: list[int | str] = list(map(x.remaining.__getitem__, places))
-    form, of_money = _left_lines(x.watch, places, int(x.started_at))
-    if of_money is not None:
-        left[of_money] = usd(x.remaining[places[of_money]])
-    return lines + form % tuple(left)
-
-
-@lru_cache(maxsize=1024)
-def _left_lines(watch: Watch, places: tuple[int, ...], second: int) -> tuple[str, int | None]:
-    """What is left of the limits at these places, with a gap for each figure, and which of them is money: all else is
-    the same for a second."""
-    lines, of_money = "", None
-    for at, place in enumerate(places):
-        limit, window = watch.limits[place], watch.windows[place]
-        if limit.meter == "usd":
-            of_money = at
-            lines += "x-oxyy-budget-remaining-usd: %s\r\n"
-        else:
-            lines += (
-                f"x-ratelimit-limit-{limit.meter}: {limit.cap}\r\nx-ratelimit-remaining-{limit.meter}: %d\r\n"
-                f"x-ratelimit-reset-{limit.meter}: {duration(max(0, window.end - second))}\r\n"
-            )
-    return lines, of_money
+    return lines + left_lines(x.watch, x.remaining, int(x.started_at))
 
 
 def as_lines(headers: Mapping[str, str]) -> str:

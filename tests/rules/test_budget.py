@@ -19,9 +19,9 @@ from oxyy_proxy.rules.budget import (
     covers,
     duration,
     is_quota,
+    left_lines,
     refusal,
     reservations,
-    tightest,
     watching,
     window,
 )
@@ -346,18 +346,23 @@ def test_durations_are_written_as_openai_does(seconds: int, written: str) -> Non
     assert duration(seconds) == written
 
 
-def test_the_tightest_limit_has_the_least_left_not_the_lowest_cap() -> None:
+def test_of_a_meter_the_limit_with_the_least_left_is_told_not_that_with_the_lowest_cap() -> None:
     wide, narrow, other = limit(cap=1000), limit(cap=100), limit("tokens", "minute", cap=1)
     left = {wide: 10, narrow: 50, other: 1}
-    for order in ((other, narrow, wide), (wide, narrow, other)):
+    money = "x-oxyy-budget-remaining-usd: 0.00000001\r\n"
+    tokens = "x-ratelimit-limit-tokens: 1\r\nx-ratelimit-remaining-tokens: 1\r\nx-ratelimit-reset-tokens: 20s\r\n"
+    for order, lines in (((other, narrow, wide), tokens + money), ((wide, narrow, other), money + tokens)):
         watch, _ = reservations(Plan("gpt-5", (GPT,), order), 1e9)
-        found = tightest(watch, [left[of] for of in order])
-        assert {order[place] for place in found} == {wide, other}
+        assert left_lines(watch, [left[of] for of in order], 1_000_000_000) == lines
     nothing, _ = reservations(Plan("gpt-5", (GPT,), ()), 1e9)
-    assert tightest(nothing, ()) == ()
+    assert left_lines(nothing, (), 1_000_000_000) == ""
 
 
-def test_a_limit_that_is_alone_of_its_meter_is_the_tightest_and_one_without_a_window_is_none() -> None:
+def test_a_limit_that_is_alone_of_its_meter_is_told_and_one_without_a_window_is_not() -> None:
     order = (limit(), limit("concurrent", None), limit("tokens", "minute"))
     watch, _ = reservations(Plan("gpt-5", (GPT,), order), 1e9)
-    assert [order[place].meter for place in tightest(watch, (1, 2, 3))] == ["usd", "tokens"]
+    lines = left_lines(watch, (1, 2, 3), 1_000_000_000).splitlines()
+    assert [line.partition(": ")[::2] for line in lines if "remaining" in line] == [
+        ("x-oxyy-budget-remaining-usd", "0.000000001"),
+        ("x-ratelimit-remaining-tokens", "3"),
+    ]
