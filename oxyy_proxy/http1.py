@@ -124,15 +124,13 @@ class Incoming:
             self._size += len(data)
             if self._size > HIGH_WATER_BYTES:
                 self._connection.pause_reading()
-        else:
-            self.since = monotonic()
-            try:
-                if sink(data):
-                    return
-            except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
-                self._sink_error = error
-            self._sink = None
-        self.wake()
+            return
+        self.since = monotonic()
+        try:
+            if not sink(data):
+                self._sink = None
+        except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
+            self._sink_error, self._sink = error, None
 
     def fail(self, failure: UpstreamFailure) -> None:
         """What comes after what was received: a failure instead of more. The first one counts."""
@@ -267,6 +265,8 @@ class Connection(asyncio.Protocol):
                 body = b"".join([*pieces, body])
                 pieces.clear()
             incoming.feed(body)
+        if incoming._sink is None or incoming.complete:
+            incoming.wake()
         if broken:
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
             self._keep_alive = False
@@ -333,7 +333,6 @@ class Connection(asyncio.Protocol):
         incoming.status = status
         incoming.has_head = True
         self._keep_alive = keep_alive
-        incoming.wake()
 
     def on_message_complete(self) -> None:
         if self._interim:
@@ -342,4 +341,3 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         incoming.complete = True
-        incoming.wake()
