@@ -29,11 +29,13 @@ Sink = Callable[[bytes], bool]
 
 class Incoming:
     """An answer as it comes in: its head, and the bytes of its body that nobody has taken yet. While `since`, of
-    `time.monotonic()`, is set it may take `limit_s` from then (see `sweep.Waiting`)."""
+    `time.monotonic()`, is set it may take `limit_s` from then (see `sweep.Waiting`). `waited_s`: time spent waiting for
+    the body since it flows."""
 
     __slots__ = (
         "_body",
         "_connection",
+        "_flowing",
         "_sink",
         "_sink_error",
         "_size",
@@ -45,12 +47,15 @@ class Incoming:
         "limit_s",
         "since",
         "status",
+        "waited_s",
     )
 
     def __init__(self, connection: Connection, limit_s: float) -> None:
         self.limit_s = limit_s
         self.since: float | None = None
+        self.waited_s = 0.0
         self._connection = connection
+        self._flowing = False
         self._body: list[bytes] = []
         self._size = 0
         self._sink: Sink | None = None
@@ -62,9 +67,25 @@ class Incoming:
         self.complete = False
         self.failure: UpstreamFailure | None = None
 
+    def flow(self, idle_s: float) -> None:
+        """The answer has begun: from here on each chunk may take `idle_s`, instead of all together what was set."""
+        self._flowing = True
+        self.since = None
+        self.limit_s = idle_s
+
     async def chunk(self) -> bytes:
-        """What has come of the body since, at least a byte; empty at its end. Raises UpstreamFailure, once what came
-        before it has been taken."""
+        """What has come of the body since, at least a byte; empty at its end. Raises, once what came before it has been
+        taken, UpstreamReset (cut off), UpstreamTimeout (too late) or UpstreamBadResponse (not HTTP)."""
+        if not self._flowing:
+            return await self._next()
+        self.since = started = monotonic()
+        try:
+            return await self._next()
+        finally:
+            self.since = None
+            self.waited_s += monotonic() - started
+
+    async def _next(self) -> bytes:
         while not self._body:
             if self.complete:
                 return b""
@@ -83,14 +104,14 @@ class Incoming:
         self._size = 0
         return data
 
-    async def push(self, sink: Sink) -> None:
+    async def push(self, sink: Sink) -> bool:
         """Hand on to `sink` what comes, all of one read at once and without a switch of tasks, until it says that it
-        wants no more or the body ends. `since` is then when the last came. Raises UpstreamFailure, or what `sink`
-        raised."""
-        self.since = monotonic()
+        wants no more or the body ends; whether it has ended. Called after `flow`: `since` is then when the last came.
+        Raises as `chunk` does, or what `sink` raised."""
+        self.since = started = monotonic()
         try:
             if self._body and not sink(self.taken()):
-                return
+                return self.complete
             self._sink = sink
             while self._sink is not None and not self.complete:
                 if self.failure is not None:
@@ -98,13 +119,10 @@ class Incoming:
                 await self.something()
             if self._sink_error is not None:
                 raise self._sink_error
+            return self.complete and not self._body
         finally:
             self._sink = self.since = None
-
-    @property
-    def exhausted(self) -> bool:
-        """The body has ended and all of it was taken."""
-        return self.complete and not self._body
+            self.waited_s += monotonic() - started
 
     @property
     def refuses(self) -> bool:
@@ -167,19 +185,18 @@ class Connection(asyncio.Protocol):
         self.on_body = self._pieces.append  # the parser calls it for every chunk: no line of Python is run for one
         self._parser = HttpResponseParser(self)  # ready for the next answer whenever the connection is
 
-    def send(self, request: bytes, body: bytes, limit_s: float) -> Incoming:
-        """Write a request; what is returned is its answer, which may take `limit_s`."""
+    def send(self, request: bytes, body: bytes, incoming: Incoming) -> None:
+        """Write a request, whose answer is `incoming`."""
         assert self._transport is not None
         self._head_bytes = 0
         self._interim = self._keep_alive = self._cut_short = False
-        self._incoming = incoming = Incoming(self, limit_s)
+        self._incoming = incoming
         if self._lost:  # closed as soon as it was made: nobody would tell later
             incoming.fail(UpstreamReset(_CUT))
         elif len(body) < HIGH_WATER_BYTES:
             self._transport.write(request + body)
         else:
             self._transport.writelines((request, body))
-        return incoming
 
     async def send_body(self, pieces: AsyncIterator[bytes]) -> None:
         """Write the body of the request just sent, as fast as it is taken. An error, or a failure, before its end ends

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from oxyy_proxy.errors import StartupError, UpstreamBadResponse, UpstreamReset
-from oxyy_proxy.http1 import Connection, Incoming, Sink
+from oxyy_proxy.http1 import Connection, Incoming
 from oxyy_proxy.pool import Pool
 from oxyy_proxy.sweep import Sweeper
 
@@ -32,53 +32,18 @@ class Outgoing(NamedTuple):
     pieces: AsyncGenerator[bytes]
 
 
-class UpstreamAnswer:
-    """The head of an answer, and its body as it comes. `waited_s`: time spent waiting for the body so far."""
+class UpstreamAnswer(Incoming):
+    """An answer of the upstream, to be closed."""
 
-    __slots__ = ("_connection", "_flowing", "_incoming", "_upstream", "status", "waited_s")
+    __slots__ = ("_upstream",)
 
-    def __init__(self, upstream: Upstream, connection: Connection, incoming: Incoming) -> None:
-        self.status = incoming.status
-        self.waited_s = 0.0
-        self._upstream = upstream
-        self._connection: Connection | None = connection
-        self._incoming = incoming
-        self._flowing = False
+    def __init__(self, upstream: Upstream, connection: Connection, limit_s: float) -> None:
+        super().__init__(connection, limit_s)
+        self._upstream: Upstream | None = upstream
 
     def header(self, name: str) -> str:
         """A header of the answer; empty where it has none."""
-        return self._incoming.headers.get(name.lower().encode(), b"").decode("latin-1")
-
-    def flow(self, idle_s: float) -> None:
-        """The answer has begun: from here on each chunk may take `idle_s`, instead of all together what was set."""
-        self._flowing = True
-        self._incoming.since = None
-        self._incoming.limit_s = idle_s
-
-    async def chunk(self) -> bytes:
-        """The next bytes of the body as they came; empty at its end. Raises UpstreamReset (cut off), UpstreamTimeout
-        (too late) or UpstreamBadResponse (not HTTP)."""
-        incoming, started = self._incoming, monotonic()
-        if not self._flowing:
-            data = await incoming.chunk()
-        else:
-            incoming.since = started
-            try:
-                data = await incoming.chunk()
-            finally:
-                incoming.since = None
-        self.waited_s += monotonic() - started
-        return data
-
-    async def push(self, sink: Sink) -> bool:
-        """Hand the body on to `sink` as it comes, until it wants no more or the body ends; whether it has ended.
-        Called after `flow`; raises as `chunk` does."""
-        started = monotonic()
-        try:
-            await self._incoming.push(sink)
-        finally:
-            self.waited_s += monotonic() - started
-        return self._incoming.exhausted
+        return self.headers.get(name.lower().encode(), b"").decode("latin-1")
 
     async def read(self) -> bytes:
         """The whole body. Raises as `chunk` does."""
@@ -89,21 +54,21 @@ class UpstreamAnswer:
 
     async def read_up_to(self, size_bytes: int) -> tuple[bytes, bool]:
         """The body, and that it is all of it; or the beginning of one that is larger. Raises as `chunk` does."""
-        incoming, pieces, size = self._incoming, [], 0
-        while piece := incoming.taken() or await self.chunk():
+        pieces, size = [], 0
+        while piece := self.taken() or await self.chunk():
             pieces.append(piece)
             size += len(piece)
             if size > size_bytes:
                 return b"".join(pieces), False
-            if incoming.complete:
+            if self.complete:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), True
 
     def close(self) -> None:
         """Give the connection back if the answer came to its end, else drop it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._upstream.give_back(connection, self._incoming)
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.give_back(self._connection, self)
 
 
 class Upstream:
@@ -159,23 +124,24 @@ class Upstream:
         connection = None if afresh else self._pool.take_idle()
         if connection is None:
             connection = await self._pool.take(limit_s, afresh=afresh)
+        answer = UpstreamAnswer(self, connection, limit_s)
+        answer.since = started
+        self._sweeper.add(answer)
         whole = body if isinstance(body, bytes) else b""
-        incoming = connection.send(head.encode("utf-8", "surrogateescape"), whole, limit_s)
-        incoming.since = started
-        self._sweeper.add(incoming)
+        connection.send(head.encode("utf-8", "surrogateescape"), whole, answer)
         try:
             if not isinstance(body, bytes):
                 async with aclosing(body.pieces) as pieces:
                     await connection.send_body(pieces)
-            while not incoming.has_head:
-                if incoming.failure is not None:
-                    raise incoming.failure
-                await incoming.something()
+            while not answer.has_head:
+                if answer.failure is not None:
+                    raise answer.failure
+                await answer.something()
         except BaseException:
             connection.drop()
-            self.give_back(connection, incoming)
+            answer.close()
             raise
-        return UpstreamAnswer(self, connection, incoming)
+        return answer
 
     def give_back(self, connection: Connection, incoming: Incoming) -> None:
         self._sweeper.remove(incoming)

@@ -63,7 +63,7 @@ class Client:
         """One request, answered whole; the connection is given back. Raises UpstreamFailure."""
         answer = await self.upstream.post("/chat/completions", body, headers, limit_s)
         try:
-            return Got(answer.status, await answer.read(), answer._incoming.headers)
+            return Got(answer.status, await answer.read(), answer.headers)
         finally:
             answer.close()
 

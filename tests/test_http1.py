@@ -10,7 +10,7 @@ import pytest
 from oxyy_proxy import http1, pool
 from oxyy_proxy import upstream as module
 from oxyy_proxy.errors import UpstreamBadResponse, UpstreamFailure, UpstreamReset
-from oxyy_proxy.http1 import Connection
+from oxyy_proxy.http1 import Connection, Incoming
 from tests.http1_parts import (
     Client,
     Got,
@@ -246,8 +246,10 @@ async def test_a_request_on_a_connection_that_is_lost_already_fails_at_once() ->
         _, connection = await loop.create_connection(lambda: Connection(loop), "127.0.0.1", int(url.split(":")[2][:-3]))
         await until(lambda: not connection.usable)
         await asyncio.sleep(0)
+        answer = Incoming(connection, WAIT_S)
+        connection.send(b"POST / HTTP/1.1\r\n\r\n", b"", answer)
         with pytest.raises(UpstreamReset):
-            await asyncio.wait_for(connection.send(b"POST / HTTP/1.1\r\n\r\n", b"", WAIT_S).chunk(), WAIT_S)
+            await asyncio.wait_for(answer.chunk(), WAIT_S)
         assert not connection.release()
 
 
@@ -319,7 +321,7 @@ async def test_a_body_that_nobody_took_does_not_stop_the_next_answer(monkeypatch
     async with raw_upstream(says(http(GOOD)), keep=True) as server, client(server.url) as asking:
         for _ in range(3):
             answer = await _post(asking)
-            await until(lambda answer=answer: answer._incoming.complete)  # type: ignore[misc]
+            await until(lambda answer=answer: answer.complete)  # type: ignore[misc]
             answer.close()
         assert (await asking.ask()).body == GOOD
         assert server.connections == 1

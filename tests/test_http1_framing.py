@@ -128,7 +128,7 @@ async def test_a_reset_is_no_end_of_a_body_that_ends_with_its_connection(raw: by
 async def test_what_came_before_the_cut_is_given_out_first() -> None:
     async with raw_upstream(says(http(BODY)[:-1])) as server, client(server.url) as asking:
         answer = await asking.upstream.post("/chat/completions", b"", "", 10.0)
-        await until(lambda: answer._incoming.failure)
+        await until(lambda: answer.failure)
         assert await answer.chunk() == BODY[:-1]
         for _ in range(2):
             with pytest.raises(UpstreamReset):

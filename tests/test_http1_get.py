@@ -28,7 +28,7 @@ GOOD = http(b"good")
 async def get(asking: Client, limit_s: float = WAIT_S, headers: str = "") -> Got:
     answer = await asking.upstream.get("/models", headers, limit_s)
     try:
-        return Got(answer.status, await answer.read(), answer._incoming.headers)
+        return Got(answer.status, await answer.read(), answer.headers)
     finally:
         answer.close()
 

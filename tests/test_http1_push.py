@@ -120,7 +120,7 @@ async def test_a_cut_comes_after_all_that_came_before_it() -> None:
 async def test_what_lay_ready_when_the_connection_broke_is_pushed_before_the_failure() -> None:
     async with raw_upstream(says(http(b"whole")[:-1])) as server, client(server.url) as asking:
         answer, taken = await _flowing(asking), bytearray()
-        await until(lambda: answer._incoming.failure)
+        await until(lambda: answer.failure)
         with pytest.raises(UpstreamReset):
             await answer.push(lambda data: taken.extend(data) or True)
         assert taken == b"whol"

@@ -13,6 +13,7 @@ import pytest
 
 from oxyy_proxy import pool
 from oxyy_proxy.errors import UpstreamUnreachable
+from oxyy_proxy.http1 import Incoming
 from oxyy_proxy.pool import Pool
 from tests.http1_parts import full_port, is_closed, on_each_loop, rounds, serving, until
 from tests.steps.wires import WAIT_S
@@ -40,7 +41,9 @@ def waiting(connections: Pool, limit_s: float = WAIT_S, *, afresh: bool = False)
 
 def as_if_answered(connection: Any) -> None:
     """Its exchange has ended well."""
-    connection.send(b"", b"", WAIT_S).complete = True
+    answer = Incoming(connection, WAIT_S)
+    connection.send(b"", b"", answer)
+    answer.complete = True
     connection._keep_alive = True
 
 
