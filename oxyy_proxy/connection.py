@@ -81,6 +81,22 @@ class Request(web.BaseRequest):
         return web.StreamWriter(self._protocol, self._protocol._loop)
 
 
+class Answer(web.StreamResponse):
+    """One that writes itself, without waiting, and past aiohttp."""
+
+    def write_to(self, request: web.BaseRequest) -> None:
+        """All of it that is not written yet. Raises ConnectionResetError where the client has left."""
+        raise NotImplementedError
+
+    async def prepare(self, request: web.BaseRequest) -> web.AbstractStreamWriter | None:
+        """For aiohttp, as is `write_eof`."""
+        self.write_to(request)
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
 class Connection(web.RequestHandler):
     """aiohttp's connection, except that an error it finds is answered in our form and quotes nothing, and that a client
     which is slow to ask or to take its answer is not waited for without end."""
@@ -141,10 +157,10 @@ class Connection(web.RequestHandler):
                     self._current_request = request = Request(message, body, self, task)
                     response = await handler(request)
                 whole = body.is_eof()
-                if self._upgraded or not whole:
+                if whole and isinstance(response, Answer) and not self._upgraded:
+                    response.write_to(request)
+                else:
                     await self._answer_as_aiohttp(request, response)
-                elif await response.prepare(request) is not None:  # None: nothing is left to write, as by ours
-                    await response.write_eof()
                 if self._paused:
                     await self._taken()
                 self._see_whether_it_stays(response, body)
@@ -168,8 +184,8 @@ class Connection(web.RequestHandler):
         return found
 
     async def _answer_as_aiohttp(self, request: Request, response: web.StreamResponse) -> None:
-        """For what is rare: a body that is still to come, and an upgrade, behind which aiohttp finds HTTP after all.
-        Raises ConnectionError where the client has left."""
+        """For what is rare: aiohttp's own answers, a body that is still to come, and an upgrade, behind which aiohttp
+        finds HTTP after all. Raises ConnectionError where the client has left."""
         if not request.content.is_eof() and "Expect" in request.headers:
             response.force_close()  # not asked for, the body may not come: the next request would be taken for it
         _, has_left = await self.finish_response(request, response, None)

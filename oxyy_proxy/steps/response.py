@@ -8,7 +8,8 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from oxyy_proxy import web
-from oxyy_proxy.web import AbstractStreamWriter, HttpVersion11
+from oxyy_proxy.connection import Answer
+from oxyy_proxy.web import HttpVersion11
 
 BEHIND_BYTES = 32 * 1024
 """Bytes that a client has not taken yet, at which it is waited for."""
@@ -16,7 +17,7 @@ BEHIND_BYTES = 32 * 1024
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
-class _Answer(web.StreamResponse):
+class _Answer(Answer):
     """What both kinds share. `lines`: headers, each ended by CRLF, without Content-Length, Transfer-Encoding, Date and
     Connection."""
 
@@ -48,14 +49,13 @@ class _Answer(web.StreamResponse):
 
 
 class WholeAnswer(_Answer):
-    """Head and body at once; the connection waits until a client that is behind has taken them. Raises
-    ConnectionResetError where the client has left, as aiohttp's own does."""
+    """Head and body at once; the connection waits until a client that is behind has taken them."""
 
     def __init__(self, status: int, lines: str, body: bytes) -> None:
         super().__init__(status, lines)
         self._whole = body
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+    def write_to(self, request: web.BaseRequest) -> None:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
@@ -67,10 +67,6 @@ class WholeAnswer(_Answer):
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
 
 
 class StreamedAnswer(_Answer):
@@ -127,12 +123,8 @@ class StreamedAnswer(_Answer):
         """Wait until a client that is behind has taken enough. Raises ConnectionError where it has left."""
         await self._protocol._drain_helper()
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Called by aiohttp for an answer that is over."""
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """As `prepare`."""
+    def write_to(self, request: web.BaseRequest) -> None:
+        """It is over when the connection has it."""
 
 
 @lru_cache(maxsize=1)
