@@ -134,21 +134,23 @@ class Incoming:
         self._waiter = waiter = self._connection.loop.create_future()
         return waiter
 
-    def feed(self, data: bytes) -> None:
-        """A piece of the body has come."""
+    def feed(self, data: bytes) -> bool:
+        """A piece of the body has come; whether a sink has taken it and wants more."""
         sink = self._sink
         if sink is None:
             self._body.append(data)
             self._size += len(data)
             if self._size > HIGH_WATER_BYTES:
                 self._connection.pause_reading()
-            return
+            return False
         self.since = monotonic()
         try:
-            if not sink(data):
-                self._sink = None
+            if sink(data):
+                return True
         except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
-            self._sink_error, self._sink = error, None
+            self._sink_error = error
+        self._sink = None
+        return False
 
     def fail(self, failure: UpstreamFailure) -> None:
         """What comes after what was received: a failure instead of more. The first one counts."""
@@ -177,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._incoming: Incoming | None = None
         self._head_bytes = 0
         self._interim = False
+        self._in_body = False
         self._keep_alive = False
         self._full = False
         self._cut_short = False
@@ -189,7 +192,7 @@ class Connection(asyncio.Protocol):
         """Write a request, whose answer is `incoming`."""
         assert self._transport is not None
         self._head_bytes = 0
-        self._interim = self._keep_alive = self._cut_short = False
+        self._interim = self._in_body = self._keep_alive = self._cut_short = False
         self._incoming = incoming
         if self._lost:  # closed as soon as it was made: nobody would tell later
             incoming.fail(UpstreamReset(_CUT))
@@ -215,6 +218,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> bool:
         """The exchange is over. Whether the connection may carry another one; if not it is dropped."""
         incoming, self._incoming = self._incoming, None
+        self._in_body = False
         transport = self._transport
         if (
             incoming is not None
@@ -263,34 +267,34 @@ class Connection(asyncio.Protocol):
             self._incoming.wake()
 
     def data_received(self, data: bytes) -> None:
-        incoming = self._incoming
-        if incoming is None or incoming.complete:
-            self._keep_alive = False
-            self.drop()  # bytes that answer nothing: what follows them cannot be trusted
-            return
-        if not incoming.has_head and not self._has_room(data):
+        if not self._in_body and not self._is_wanted(data):
             return
         broken = False
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade):
             broken = True
-        pieces = self._pieces
+        incoming, pieces = self._incoming, self._pieces
+        assert incoming is not None
         if pieces:
             body = pieces.pop()
             if pieces:
                 body = b"".join([*pieces, body])
                 pieces.clear()
-            incoming.feed(body)
-        if incoming._sink is None or incoming.complete:
-            incoming.wake()
+            if incoming.feed(body) and self._in_body and not broken:
+                return
+        incoming.wake()
         if broken:
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
             self._keep_alive = False
             self._break(UpstreamBadResponse("The upstream's answer was not valid HTTP. Retry."))
 
-    def _has_room(self, data: bytes) -> bool:
+    def _is_wanted(self, data: bytes) -> bool:
         """Whether this may be the rest of a head. If not it has been dealt with."""
+        if self._incoming is None or self._incoming.complete:
+            self._keep_alive = False
+            self.drop()  # bytes that answer nothing: what follows them cannot be trusted
+            return False
         room = MAX_HEAD_BYTES - self._head_bytes
         if not room:
             self._break(UpstreamBadResponse("The head of the upstream's answer is too large. Retry."))
@@ -348,7 +352,7 @@ class Connection(asyncio.Protocol):
             incoming.headers.clear()
             return
         incoming.status = status
-        incoming.has_head = True
+        incoming.has_head = self._in_body = True
         self._keep_alive = keep_alive
 
     def on_message_complete(self) -> None:
@@ -358,3 +362,4 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         assert incoming is not None
         incoming.complete = True
+        self._in_body = False
