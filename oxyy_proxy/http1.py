@@ -134,23 +134,12 @@ class Incoming:
         self._waiter = waiter = self._connection.loop.create_future()
         return waiter
 
-    def feed(self, data: bytes) -> bool:
-        """A piece of the body has come; whether a sink has taken it and wants more."""
-        sink = self._sink
-        if sink is None:
-            self._body.append(data)
-            self._size += len(data)
-            if self._size > HIGH_WATER_BYTES:
-                self._connection.pause_reading()
-            return False
-        self.since = monotonic()
-        try:
-            if sink(data):
-                return True
-        except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
-            self._sink_error = error
-        self._sink = None
-        return False
+    def keep(self, data: bytes) -> None:
+        """A piece of the body has come, and nobody pushes."""
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER_BYTES:
+            self._connection.pause_reading()
 
     def fail(self, failure: UpstreamFailure) -> None:
         """What comes after what was received: a failure instead of more. The first one counts."""
@@ -281,8 +270,18 @@ class Connection(asyncio.Protocol):
             if pieces:
                 body = b"".join([*pieces, body])
                 pieces.clear()
-            if incoming.feed(body) and self._in_body and not broken:
-                return
+            sink = incoming._sink
+            if sink is None:
+                incoming.keep(body)
+            else:
+                incoming.since = monotonic()
+                try:
+                    if not sink(body):
+                        incoming._sink = None
+                    elif self._in_body and not broken:
+                        return
+                except Exception as error:  # noqa: BLE001 - it belongs to the task that pushes, not to the event loop
+                    incoming._sink_error, incoming._sink = error, None
         incoming.wake()
         if broken:
             # More than was announced leaves the answer whole (`fail` then does nothing) and the connection useless.
