@@ -37,8 +37,8 @@ class Watch:
 
     limits: tuple[Limit, ...]
     windows: tuple[Window, ...]
-    by_meter: tuple[tuple[int, ...], ...]
-    """The positions of the limits of each meter that has a window."""
+    by_meter: tuple[tuple[int, tuple[int, ...]], ...]
+    """The positions of the limits of each meter that has a window: of the first, and of others."""
     covered: tuple[tuple[int, ...], ...]
     """Positions of targets in the chain: each set that a limit covers."""
     held: Callable[[Sequence[int]], tuple[int, ...]]
@@ -145,7 +145,7 @@ def _watched(plan: Plan, now: int) -> Watch:
         limits.append(limit)
         worsts.append(_FIGURE[limit.meter] and _FIGURE[limit.meter] + 2 * groups.index(covered))
     windows = tuple([window(limit, now) for limit in limits])
-    places = tuple([tuple(each) for each in by_meter.values()])
+    places = tuple([(first, tuple(others)) for first, *others in by_meter.values()])
     return Watch(tuple(limits), windows, places, tuple(groups), picker(worsts))
 
 
@@ -222,12 +222,10 @@ def left_lines(watch: Watch, remaining: Sequence[int], second: int) -> str:
     """Header lines of what is left of each meter that has a window: of the limit that has the least left. `remaining`:
     what each limit has left; `second`: of the epoch."""
     lines, of_limits = "", _limit_lines(watch, second)
-    for places in watch.by_meter:
-        least = places[0]
-        if len(places) > 1:
-            for place in places:
-                if remaining[place] < remaining[least]:
-                    least = place
+    for least, others in watch.by_meter:
+        for other in others:
+            if remaining[other] < remaining[least]:
+                least = other
         before, in_usd, after = of_limits[least]
         lines += f"{before}{usd(remaining[least]) if in_usd else remaining[least]}{after}"
     return lines
