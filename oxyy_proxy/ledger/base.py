@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, Protocol
 
 from oxyy_proxy.rules.budget import Standing, Watch
 from oxyy_proxy.rules.figures import Snapshot
@@ -18,23 +19,26 @@ from oxyy_proxy.rules.types import Limit, Price, Target, Usage
 State = Literal["settled", "voided", "unresolved"]
 
 
-class Opening(NamedTuple):
+Head = tuple[str, int, str, str, str, str | None, str, str, int]
+"""What a request's row begins with: request_id, started_ms (since the epoch), team, key_id, cost_center, tag, endpoint,
+model_requested, stream (0 or 1)."""
+
+
+@dataclass(slots=True)
+class Opening:
     """A request at the moment before it is sent: its hold, and the first attempt. `started_at`: epoch seconds."""
 
-    request_id: str
-    started_at: float
-    team: str
-    key_id: str
-    cost_center: str
-    tag: str | None
-    endpoint: str
-    model_requested: str
-    stream: bool
-    watch: Watch
-    amounts: tuple[int, ...]
+    head: Final[Head]
+    started_at: Final[float]
+    watch: Final[Watch]
+    amounts: Final[tuple[int, ...]]
     """What is held on each limit of `watch`: nano-USD, or a count."""
-    hold_nusd: int
-    first: Target
+    hold_nusd: Final[int]
+    first: Final[Target]
+
+    @property
+    def request_id(self) -> str:
+        return self.head[0]
 
 
 class AttemptEnd(NamedTuple):
@@ -46,20 +50,21 @@ class AttemptEnd(NamedTuple):
     status: int | None = None
 
 
-class Settlement(NamedTuple):
+@dataclass(slots=True)
+class Settlement:
     """The end of a request. `status`: HTTP, as sent to the client (499: it had left). `cost_nusd` is what the answer
     cost; the ledger adds what ambiguous attempts may have cost as `unresolved_nusd`."""
 
-    request_id: str
-    finished_at: float
-    state: State
-    status: int
-    last: AttemptEnd
-    model_served: str | None = None
-    usage: Usage | None = None
-    cost_nusd: int = 0
-    error_code: str | None = None
-    sent: bool = True
+    request_id: Final[str]
+    finished_at: Final[float]
+    state: Final[State]
+    status: Final[int]
+    last: Final[AttemptEnd]
+    model_served: Final[str | None] = None
+    usage: Final[Usage | None] = None
+    cost_nusd: Final[int] = 0
+    error_code: Final[str | None] = None
+    sent: Final[bool] = True
     """False where it is certain that nothing went upstream: then the request does not count as one."""
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from oxyy_proxy.ledger.base import Job, Settlement
+from oxyy_proxy.ledger.base import Head, Job, Settlement
 from oxyy_proxy.rules.budget import Standing, Watch, Window, picker
 from oxyy_proxy.rules.route import matches
 from oxyy_proxy.rules.types import Limit, Price, Usage
@@ -116,12 +116,11 @@ class Group:
 
 @dataclass(slots=True)
 class OpenRequest:
-    """An open row. `head` is its first columns: request_id, started_ms, team, key_id, cost_center, tag, endpoint,
-    model_requested, stream. `held` is what is held on each counter of `group`. `running`: the last attempt; None where
-    none was sent. If that one made a job, `job_id` is set, and the job runs. `before`: the attempts that failed.
-    `watch` is None after a restart, when only counters are known. What is in the book is replaced, not changed."""
+    """An open row. `held` is what is held on each counter of `group`. `running`: the last attempt; None where none was
+    sent. If that one made a job, `job_id` is set, and the job runs. `before`: the attempts that failed. `watch` is None
+    after a restart, when only counters are known. What is in the book is replaced, not changed."""
 
-    head: tuple[Any, ...]
+    head: Head
     hold_nusd: int
     group: Group
     held: tuple[int, ...]
@@ -261,11 +260,11 @@ class Book:
     def begin(self, request: OpenRequest) -> list[int]:
         """One more request is open and holds. Returns what is left under each cap of its group: less than nothing where
         that is passed."""
-        group, left = request.group, []
+        group, head, left = request.group, request.head, []
         for cap, counter, amount in zip(group.caps, group.counters, request.held):  # noqa: B905 - see `Book`
             counter.held = held = counter.held + amount
             left.append(cap - counter.spent - held)
-        request_id, started_ms, team = request.head[:3]
+        request_id, started_ms, team = head[0], head[1], head[2]
         self._to_undo.append((self._forget, (request, self.open.get(request_id))))
         self.open[request_id] = request
         if request.job_id is not None:
@@ -309,21 +308,22 @@ class Book:
         if request.job_id is not None:
             self.parked.add(request.head[0])
 
-    def end(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
-        """A request ends: what it held on each counter is given back, save what it leaves."""
-        group = request.group
-        if any(unresolved):
-            for counter, kept in zip(group.counters, unresolved, strict=True):
-                counter.held += kept
-                counter.unresolved += kept
-        for counter, held, cost in zip(group.counters, request.held, spent):  # noqa: B905 - see `Book`
-            counter.held -= held
+    def end(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> bool:
+        """A request ends: what it held on each counter is given back, save what it leaves. Returns whether it leaves
+        more on any of them than it held there."""
+        counters, more = request.group.counters, False
+        for counter, held, kept, cost in zip(counters, request.held, unresolved, spent):  # noqa: B905 - see `Book`
+            counter.held += kept - held
+            counter.unresolved += kept
             counter.spent += cost
-        self._changed.update(group.counters)
+            if kept + cost > held:
+                more = True
+        self._changed.update(counters)
         del self.open[request.head[0]]
         if request.job_id is not None:
             self.parked.discard(request.head[0])
         self._to_undo.append((self._resume, (request, unresolved, spent)))
+        return more
 
     def _resume(self, request: OpenRequest, unresolved: Sequence[int], spent: Sequence[int]) -> None:
         for counter, held, kept, cost in zip(request.group.counters, request.held, unresolved, spent, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from operator import add, gt
+from operator import add
 
 from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement
 from oxyy_proxy.ledger.book import (
@@ -30,18 +30,13 @@ from oxyy_proxy.rules.types import Limit, Target
 def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
     """Hold on all counters of `group`, those of the opening's watch in its order, or on none. Raises QuotaExceeded or
     RateLimited."""
-    (
-        request_id, started_at, team, key_id, cost_center, tag, endpoint, model_requested, stream, watch, amounts,
-        hold_nusd, first,
-    ) = opening  # fmt: skip
-    started_ms = int(started_at * 1000)
-    head = (request_id, started_ms, team, key_id, cost_center, tag, endpoint, model_requested, 1 if stream else 0)
-    running = (first.model.name, first.worst_nusd, first.worst_tokens, started_ms)
-    request = OpenRequest(head, hold_nusd, group, amounts, running, (), watch)
+    head, watch, amounts, first = opening.head, opening.watch, opening.amounts, opening.first
+    running = (first.model.name, first.worst_nusd, first.worst_tokens, head[1])
+    request = OpenRequest(head, opening.hold_nusd, group, amounts, running, (), watch)
     left = book.begin(request)
     if left and min(left) < 0:
         book.take_back()
-        refused = budget.refusal(_asked(watch.limits, group, amounts), started_at)
+        refused = budget.refusal(_asked(watch.limits, group, amounts), opening.started_at)
         if refused is not None:
             raise refused
         left = [max(0, what) for what in book.begin(request)]  # nothing is asked of those that are overdrawn
@@ -49,7 +44,7 @@ def open_request(book: Book, opening: Opening, group: Group) -> tuple[int, ...]:
         for counter, cap in zip(group.counters, group.caps, strict=True):
             book.raise_cap(counter, cap)
         group.under_caps = True
-    book.opened += (request_id, record_json(request, RUNS))
+    book.opened += (head[0], record_json(request, RUNS))
     return tuple(left)
 
 
@@ -110,23 +105,21 @@ def _reopen(book: Book, request: OpenRequest, last: Ended) -> None:
 def settle(book: Book, end: Settlement) -> None:
     """End a request, once: what is not open is left as it is. Of one that made a job, `end.last` says how the job
     ended, in the place of its submission."""
-    request_id, finished_at, state, status, how, served, usage, cost_nusd, error_code, _ = end
-    request = book.open.get(request_id)
+    request = book.open.get(end.request_id)
     if request is None:
         return  # settled already: twice changes nothing
-    last = (int(finished_at * 1000), *how)
+    state, served, usage, cost_nusd = end.state, end.model_served, end.usage, end.cost_nusd
+    last = (int(end.finished_at * 1000), *end.last)
     unresolved_nusd, unresolved = _left_unresolved(request, last)
     charged, hold_nusd = spent(request, end), request.hold_nusd
-    most = tuple(map(add, unresolved, charged)) if unresolved is not request.group.nothing else charged
-    overrun = cost_nusd + unresolved_nusd > hold_nusd or any(map(gt, most, request.held))
-    book.end(request, unresolved, charged)
+    overrun = book.end(request, unresolved, charged) or cost_nusd + unresolved_nusd > hold_nusd
     used = units(usage or NOTHING_USED)
     source = usage.source if usage else None
     book.ended += request.head
     book.ended += used
     book.ended += (
-        last[0], served, state, status, hold_nusd, cost_nusd, unresolved_nusd, source, 1 if overrun else 0, error_code,
-        closed_json(request.group, unresolved, charged), attempts_json(request, last),
+        last[0], served, state, end.status, hold_nusd, cost_nusd, unresolved_nusd, source, 1 if overrun else 0,
+        end.error_code, closed_json(request.group, unresolved, charged), attempts_json(request, last),
     )  # fmt: skip
     if state != "voided":
         _, _, team, _, cost_center, _, endpoint, _, _ = request.head

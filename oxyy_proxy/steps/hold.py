@@ -16,7 +16,7 @@ from oxyy_proxy.errors import (
     UpstreamFailure,
     UpstreamStatus,
 )
-from oxyy_proxy.ledger.base import AttemptEnd, Job, Opening, Settlement, State
+from oxyy_proxy.ledger.base import AttemptEnd, Head, Job, Opening, Settlement, State
 from oxyy_proxy.rules.budget import reservations
 from oxyy_proxy.rules.price import cost_nusd
 from oxyy_proxy.rules.types import Target, Usage
@@ -59,22 +59,12 @@ class Hold:
         # Windows and the row's time are of this instant: a body may have taken long to come.
         now = self._services.clock()
         watch, amounts = reservations(call, now)
-        # By position, in the order of the fields: names cost more, and every request comes by here.
-        opening = Opening(
-            x.request_id,
-            now,
-            team.name,
-            x.key_id,
-            team.cost_center,
-            x.tag,
-            x.endpoint,
-            x.model_requested,
-            x.stream,
-            watch,
-            amounts,
-            targets[0].worst_nusd if len(targets) == 1 else max([target.worst_nusd for target in targets]),
-            self._target,
-        )
+        head: Head = (
+            x.request_id, int(now * 1000), team.name, x.key_id, team.cost_center, x.tag, x.endpoint, x.model_requested,
+            1 if x.stream else 0,
+        )  # fmt: skip
+        worst_nusd = targets[0].worst_nusd if len(targets) == 1 else max([target.worst_nusd for target in targets])
+        opening = Opening(head, now, watch, amounts, worst_nusd, self._target)
         try:
             x.remaining = await self._services.ledger.open(opening)
             x.watch = watch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
@@ -64,16 +65,10 @@ def opening(
     """A request to `targets` in order, watched by `limits`; its id is new, and of its time."""
     targets = tuple(targets) or (target(),)
     watch, amounts = reservations(Plan(targets[0].model.name, targets, tuple(limits)), now)
+    name, model = request_id(now, f"{next(_numbers):016x}"), targets[0].model.name
     return Opening(
-        request_id=request_id(now, f"{next(_numbers):016x}"),
+        head=(name, int(now * 1000), team, key, cost_center or f"CC-{team}", tag, endpoint, model, 0),
         started_at=now,
-        team=team,
-        key_id=key,
-        cost_center=cost_center or f"CC-{team}",
-        tag=tag,
-        endpoint=endpoint,
-        model_requested=targets[0].model.name,
-        stream=False,
         watch=watch,
         amounts=amounts,
         hold_nusd=max(t.worst_nusd for t in targets),
@@ -134,7 +129,7 @@ def job(opened: Opening, job_id: str | None = None, *, at: float | None = None) 
     return Job(
         job_id or f"job_{next(_numbers)}",
         opened.request_id,
-        opened.team,
+        opened.head[2],
         opened.started_at if at is None else at,
         opened.first.model.name,
         "policy-1",
@@ -146,7 +141,7 @@ def job(opened: Opening, job_id: str | None = None, *, at: float | None = None) 
 def completed(opened: Opening, cost_nusd: int = 40, usage: Usage | None = None, *, at: float = NOW + 90) -> Settlement:
     """Its job is done."""
     usage = usage or Usage(video_ms=8_000, size="1080p", source="computed")
-    return answered(opened, cost_nusd, usage, at=at)._replace(last=COMPLETED)
+    return replace(answered(opened, cost_nusd, usage, at=at), last=COMPLETED)
 
 
 def job_failed(opened: Opening, *, at: float = NOW + 90) -> Settlement:

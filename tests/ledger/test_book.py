@@ -74,13 +74,13 @@ class TestArithmetic:
         [
             ("usd", answered(OPENED, 40), (0, 40)),
             ("tokens", answered(OPENED, 40, Usage(3, 0, 0, 4)), (0, 7)),
-            ("tokens", answered(OPENED)._replace(usage=None), (0, 0)),
+            ("tokens", replace(answered(OPENED), usage=None), (0, 0)),
             ("requests", answered(OPENED), (0, 1)),
             ("requests", voided(OPENED), (0, 1)),
             ("requests", voided(OPENED, sent=False), (0, 0)),
             ("concurrent", answered(OPENED), (0, 0)),
             ("usd", voided(OPENED), (0, 0)),
-            ("usd", answered(OPENED)._replace(model_served="claude"), (0, 0)),
+            ("usd", replace(answered(OPENED), model_served="claude"), (0, 0)),
         ],
     )
     def test_what_an_end_leaves_on_each_meter(self, meter: str, ended: Any, left: tuple[int, int]) -> None:

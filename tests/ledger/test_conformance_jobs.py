@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,7 +196,7 @@ class TestSubmitting:
         await store.ledger.next_attempt(opened.request_id, AMBIGUOUS, target(80, 8, "veo-3"), NOW)
         await store.ledger.submitted(job(opened), ANSWERED)
         assert await stands(store.ledger) == [(0, 200), (0, 200), (0, 20), (0, 1), (0, 0)]
-        await store.ledger.settle(completed(opened)._replace(model_served="veo-3"))
+        await store.ledger.settle(replace(completed(opened), model_served="veo-3"))
         assert await stands(store.ledger) == [(40, 100), (40, 100), (0, 10), (1, 0), (0, 0)]
         assert [r["unresolved_nusd"] for r in store.usage()] == [100]
         assert (await store.verify()).broken == ()
@@ -324,7 +325,7 @@ class TestRestarting:
         await store.ledger.next_attempt(opened.request_id, FAILED, target(80, 8, "veo-3"), NOW)
         await store.ledger.submitted(job(opened), ANSWERED)
         ledger = await store.reopen()
-        await ledger.settle(completed(opened)._replace(model_served="veo-3"))
+        await ledger.settle(replace(completed(opened), model_served="veo-3"))
         assert [(a["model"], a["outcome"], a["reason"]) for a in store.usage("SELECT * FROM attempts")] == [
             ("gpt-5", "failed", "status"),
             ("veo-3", "answered", "job_completed"),

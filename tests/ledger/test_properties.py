@@ -266,7 +266,7 @@ class Histories(RuleBasedStateMachine):
             if row.job_id:
                 job = self.run(self.store.ledger.job(row.job_id))
                 assert job is not None
-                assert (job.request_id, job.team) == (row.opened.request_id, row.opened.team)
+                assert (job.request_id, job.team) == (row.opened.request_id, row.opened.head[2])
 
     @invariant()
     def every_promise_is_kept(self) -> None:
@@ -319,9 +319,10 @@ class Histories(RuleBasedStateMachine):
         opened = 0
         for row in self.rows.values():
             asked = row.opened
-            name = row.served or asked.model_requested
+            _, _, team, key, _, _, _, model_requested, _ = asked.head
+            name = row.served or model_requested
             within = row.state != "open" and at.start <= asked.started_at < at.end and in_scope(used, name)
-            if not within or used.team not in (None, asked.team) or used.key not in (None, asked.key_id):
+            if not within or used.team not in (None, team) or used.key not in (None, key):
                 continue
             if used.meter == "usd":
                 opened += row.cost + sum(target.worst_nusd for target in row.ambiguous)

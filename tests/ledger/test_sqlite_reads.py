@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -142,7 +143,8 @@ async def test_a_request_belongs_to_the_month_it_started_in_not_that_of_its_head
     """Its id is of the time when its head came; the body, and with it the hold, may be there only in the next month."""
     first = datetime(2026, 12, 1, tzinfo=UTC)
     head_came = first.timestamp() - 30
-    opened = opening([], now=first.timestamp() + 0.25)._replace(request_id=request_id(head_came, "0" * 16))
+    opened = opening([], now=first.timestamp() + 0.25)
+    opened = replace(opened, head=(request_id(head_came, "0" * 16), *opened.head[1:]))
     sqlite_store.open()
     await sqlite_store.ledger.open(opened)
     await sqlite_store.ledger.settle(answered(opened, 40))
