@@ -104,7 +104,7 @@ class Group:
         """Of those that are in the store."""
         self.stored = picker([place for place, counter in enumerate(counters) if counter.id])
         """What is of those, of what is of each."""
-        self.charged = f"[{','.join([f'[{id},0,%d]' for id in self.ids])}]"
+        self.charged = f"[{','.join([f'[{id},0,%s]' for id in self.ids])}]"
         """The postings of a request that leaves nothing unresolved, without what it spent on each counter."""
         self.figures = tuple([_FIGURE[counter.meter] for counter in counters])
         self.pick = picker(self.figures)
@@ -229,6 +229,8 @@ class Book:
         self.reopened: dict[str, str] = {}
         """Request -> record: of two changes in one transaction the second counts."""
         self.ended: list[object] = []
+        self.answered: list[object] = []
+        """Of what has ended: what a shorter row says all of (`schema.INSERT_ANSWERED`)."""
         self._to_undo: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._changed: set[Counter] = set()
         self._totals_before: dict[tuple[str, ...], tuple[int, ...] | None] = {}
@@ -360,6 +362,7 @@ class Book:
         self.opened.clear()
         self.reopened.clear()
         self.ended.clear()
+        self.answered.clear()
 
     def undo(self) -> None:
         """Put back what the transaction touched."""

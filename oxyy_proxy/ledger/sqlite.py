@@ -258,6 +258,7 @@ class SqliteLedger:
         if book.reopened:
             self._write(schema.REPLACE_OPEN, list(chain.from_iterable(book.reopened.items())))
         self._write(schema.INSERT_ENDED, book.ended)
+        self._write(schema.INSERT_ANSWERED, book.answered)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())
         self._write(schema.UPSERT_TOTAL, book.changed_totals())
         book.written()
@@ -306,8 +307,7 @@ class SqliteLedger:
             return self._counter(limit, window)
         found = self._load_counter(limit, window)
         if found is None:
-            opening = self._spent_before(limit, window)
-            found = Counter(0, limit.meter, limit.models, window, limit.cap, opening)
+            found = Counter(0, limit.meter, limit.models, window, limit.cap, self._spent_before(limit, window))
         return found
 
     def _load_counter(self, limit: Limit, window: Window) -> Counter | None:

@@ -115,12 +115,17 @@ def settle(book: Book, end: Settlement) -> None:
     overrun = book.end(request, unresolved, charged) or cost_nusd + unresolved_nusd > hold_nusd
     used = units(usage or NOTHING_USED)
     source = usage.source if usage else None
-    book.ended += request.head
-    book.ended += used
-    book.ended += (
-        last[0], served, state, end.status, hold_nusd, cost_nusd, unresolved_nusd, source, 1 if overrun else 0,
-        end.error_code, closed_json(request.group, unresolved, charged), attempts_json(request, last),
-    )  # fmt: skip
+    postings, attempts = closed_json(request.group, unresolved, charged), attempts_json(request, last)
+    if end.status == 200 and state == "settled" and not (overrun or unresolved_nusd or end.error_code or any(used[3:])):
+        book.answered += request.head
+        book.answered += (*used[:3], last[0], served, hold_nusd, cost_nusd, source, postings, attempts)
+    else:
+        book.ended += request.head
+        book.ended += used
+        book.ended += (
+            last[0], served, state, end.status, hold_nusd, cost_nusd, unresolved_nusd, source, 1 if overrun else 0,
+            end.error_code, postings, attempts,
+        )  # fmt: skip
     if state != "voided":
         _, _, team, _, cost_center, _, endpoint, _, _ = request.head
         counted = (1 if source == "estimated" else 0, 1 if state == "unresolved" else 0)

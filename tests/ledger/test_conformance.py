@@ -272,10 +272,13 @@ class TestSettling:
         assert await stands(store.ledger, limits, later) == [(0, 0)] * 3
         assert await stands(store.ledger, limits, NOW) == [(40, 0), (40, 0), (7, 0)]
 
-    async def test_the_row_says_all_that_the_end_said(self, store: Store) -> None:
+    @pytest.mark.parametrize(("tokens", "overrun"), [((30, 10, 0, 40), 1), ((3, 1, 0, 4), 0)])
+    async def test_the_row_says_all_that_the_end_said(
+        self, store: Store, tokens: tuple[int, int, int, int], overrun: int
+    ) -> None:
         opened = opening(self.LIMITS, tag="nightly", cost_center="CC-1")
         await store.ledger.open(opened)
-        usage = Usage(30, 10, 0, 40, 0, "estimated")
+        usage = Usage(*tokens, 0, "estimated")
         await store.ledger.settle(answered(opened, 40, usage, model="gpt-5-2026", at=NOW + 2.5))
         (row,) = store.usage()
         assert row == {
@@ -293,9 +296,9 @@ class TestSettling:
             "status": 200,
             "attempts": 1,
             "stream": 0,
-            "input_tokens": 30,
-            "cached_input_tokens": 10,
-            "output_tokens": 40,
+            "input_tokens": tokens[0],
+            "cached_input_tokens": tokens[1],
+            "output_tokens": tokens[3],
             "images": 0,
             "video_seconds": 0,
             "audio_seconds": 0,
@@ -304,7 +307,7 @@ class TestSettling:
             "cost_nusd": 40,
             "unresolved_nusd": 0,
             "usage_source": "estimated",
-            "overrun": 1,
+            "overrun": overrun,
             "error_code": None,
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -90,7 +92,7 @@ def test_settling_turns_the_hold_into_the_cost_once() -> None:
     verbs.open_request(book, opened, group)
     for _ in range(2):
         verbs.settle(book, answered(opened, cost_nusd=7))
-    assert (counters[0].held, counters[0].spent, len(rows(book.ended, 28))) == (0, 7, 1)
+    assert (counters[0].held, counters[0].spent, len(rows(book.answered, 19))) == (0, 7, 1)
     assert [Total(*total).cost_nusd for total in book.totals.values()] == [7]
 
 
@@ -119,7 +121,7 @@ def test_the_attempts_of_a_request_are_kept_with_their_ends() -> None:
     verbs.open_request(book, opened, counters_for(opened))
     verbs.next_attempt(book, opened.request_id, FAILED, target(nusd=50, model="gpt-5-mini"), NOW + 1)
     verbs.settle(book, answered(opened, model="gpt-5-mini"))
-    attempts = json.loads(str(book.ended[-1]))
+    attempts = json.loads(str(book.answered[-1]))
     assert [(a[0], a[5], a[6]) for a in attempts] == [
         ("gpt-5", FAILED.outcome, FAILED.reason),
         ("gpt-5-mini", ANSWERED.outcome, ANSWERED.reason),
@@ -202,6 +204,27 @@ def test_an_undone_submission_leaves_the_book_as_it_was() -> None:
         book.undo()
         assert ([(c.held, users(book, c)) for c in counters], book.open) == before
         assert (book.parked, book.reopened) == (set(), {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": 499},
+        {"state": "unresolved"},
+        {"error_code": "upstream_reset"},
+        {"cost_nusd": 61},
+        {"last": AMBIGUOUS},
+        {"usage": Usage(images=1)},
+        {"usage": Usage(video_ms=1)},
+        {"usage": Usage(audio_ms=1)},
+        {"usage": Usage(characters=1)},
+    ],
+)
+def test_only_what_the_short_row_says_all_of_has_one(change: dict[str, Any]) -> None:
+    book, opened = Book(), opening([], [target(nusd=60)])
+    verbs.open_request(book, opened, Group([]))
+    verbs.settle(book, replace(answered(opened), **change))
+    assert (len(rows(book.answered, 19)), len(rows(book.ended, 28))) == (0, 1)
 
 
 def test_units_of_an_end_are_in_its_row() -> None:
