@@ -254,11 +254,14 @@ class SqliteLedger:
     def _flush(self) -> None:
         """Write what the verbs of this transaction noted: each row, counter and total once."""
         book = self._book
-        self._write(schema.INSERT_OPEN, book.opened)
+        if book.opened:
+            self._write(schema.INSERT_OPEN, book.opened)
         if book.reopened:
             self._write(schema.REPLACE_OPEN, list(chain.from_iterable(book.reopened.items())))
-        self._write(schema.INSERT_ENDED, book.ended)
-        self._write(schema.INSERT_ANSWERED, book.answered)
+        if book.ended:
+            self._write(schema.INSERT_ENDED, book.ended)
+        if book.answered:
+            self._write(schema.INSERT_ANSWERED, book.answered)
         self._write(schema.UPDATE_COUNTER, book.changed_counters())
         self._write(schema.UPSERT_TOTAL, book.changed_totals())
         book.written()
@@ -314,10 +317,7 @@ class SqliteLedger:
         if limit.meter == "concurrent":
             return Counter(0, limit.meter, limit.models, window, limit.cap)
         row = self._db.execute(schema.SELECT_COUNTER, (limit.id, window.start)).fetchone()
-        if row is None:
-            return None
-        counter_id, cap, spent, unresolved = row
-        return Counter(counter_id, limit.meter, limit.models, window, cap, spent, unresolved)
+        return None if row is None else Counter(row[0], limit.meter, limit.models, window, *row[1:])
 
     def _make_counter(self, limit: Limit, window: Window) -> Counter:
         opening = self._spent_before(limit, window)
