@@ -40,7 +40,8 @@ MIGRATIONS: tuple[str, ...] = (
         endpoint TEXT NOT NULL,
         model_requested TEXT NOT NULL,
         model_served TEXT,
-        state TEXT NOT NULL CHECK (state IN ('settled', 'voided', 'unresolved')),
+        state TEXT NOT NULL                   -- not IN (…), for which a table is built each time
+            CHECK (state = 'settled' OR state = 'voided' OR state = 'unresolved'),
         status INTEGER,
         stream INTEGER NOT NULL,
         input_tokens INTEGER NOT NULL,

@@ -89,8 +89,6 @@ def _connect(path: Path, durability: Durability) -> sqlite3.Connection:
         schema_version(connection, path)  # before anything is written: it may be another program's database
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-        # To check the state of a row that ends, SQLite would build a table of the states each time.
-        connection.execute("PRAGMA ignore_check_constraints = 1")
     except BaseException:
         connection.close()
         raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from oxyy_proxy.errors import StartupError
+from oxyy_proxy.errors import InternalError, StartupError
 from oxyy_proxy.ledger import schema, sqlite_open, sqlite_reads
 from oxyy_proxy.ledger.base import Settlement
 from oxyy_proxy.ledger.book import job_row
@@ -61,6 +62,16 @@ async def test_a_ledger_of_an_older_version_is_brought_to_this_one_with_its_rows
     assert version(sqlite_store.path) == (schema.APPLICATION_ID, len(schema.MIGRATIONS) + 2)
     await sqlite_store.open().close()  # and only once
     assert ask(sqlite_store.path, "SELECT count(*) FROM notes") == [(1,)]
+
+
+async def test_no_request_ends_in_a_state_that_there_is_not(sqlite_store: SqliteStore) -> None:
+    opened = opening([limit()])
+    ledger = sqlite_store.open()
+    await ledger.open(opened)
+    with pytest.raises(InternalError):
+        await ledger.settle(replace(answered(opened, 40), state="paid"))  # type: ignore[arg-type]
+    await ledger.close()
+    assert ask(sqlite_store.path, "SELECT count(*) FROM requests") == [(0,)]
 
 
 @pytest.mark.parametrize("failing", ["INSERT INTO notes VALUES (NULL);", "CREATE TABLE requests (a);", "no SQL;"])
