@@ -171,8 +171,16 @@ class Rows:
     def __init__(self, before: str, row: str, after: str = "") -> None:
         self.columns = row.count("?")
         """Values of a row."""
-        self.texts = [f"{before} VALUES {', '.join([row] * rows)} {after}" for rows in range(MOST_ROWS + 1)]
-        """The statement for so many rows."""
+        self._before, self._row, self._after = before, row, after
+        self._texts: dict[int, str] = {}
+
+    def text(self, rows: int) -> str:
+        """The statement for so many rows. Made when it is first wanted: all of them are half a megabyte."""
+        found = self._texts.get(rows)
+        if found is None:
+            found = f"{self._before} VALUES {', '.join([self._row] * rows)} {self._after}"
+            self._texts[rows] = found
+        return found
 
 
 INSERT_OPEN = Rows("INSERT INTO open_records", "(?, ?)")

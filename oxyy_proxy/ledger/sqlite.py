@@ -274,7 +274,7 @@ class SqliteLedger:
             self._write(statement, values[:most])
             self._write(statement, values[most:])
         elif rows:
-            self._cursor.execute(statement.texts[rows], values)
+            self._cursor.execute(statement.text(rows), values)
 
     # --- counters ----------------------------------------------------------------------------------------------
 

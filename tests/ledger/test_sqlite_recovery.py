@@ -98,7 +98,7 @@ def test_a_ledger_that_was_closed_at_rest_has_nothing_to_recover(db: sqlite3.Con
 
 def test_totals_are_read_as_they_were_written(db: sqlite3.Connection) -> None:
     book, key, total = Book(), TotalKey("search", "CC", "veo-3", "videos"), Total(*range(1, 11))
-    db.execute(schema.UPSERT_TOTAL.texts[1], (*key, *total))
+    db.execute(schema.UPSERT_TOTAL.text(1), (*key, *total))
     load_totals(db, book)
     assert book.totals == {key: total}
     names = [row[1] for row in db.execute("PRAGMA table_info(totals)")]
