@@ -183,12 +183,10 @@ def optional(members: dict[str, Any], name: str, kind: type | tuple[type, ...], 
 
 def model_of(members: dict[str, Any]) -> str | None:
     """The model asked for; None where the body names none, for a policy's default. Raises InvalidValue."""
-    model = members.get("model")
+    model = optional(members, "model", str, "a string")
     if model == "":
         raise InvalidValue("'model' is empty. Name one of the models that GET /v1/models lists.", param="model")
-    if model is None or type(model) is str:
-        return model
-    raise InvalidValue("'model' must be a string.", param="model")
+    return model  # type: ignore[no-any-return]
 
 
 def read_object(body: bytes, *, may_tell_error: bool = False) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from oxyy_proxy.endpoints.base import (
     read_object,
     usage_of,
 )
-from oxyy_proxy.endpoints.chattext import PLAIN, Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
+from oxyy_proxy.endpoints.chattext import Shape, is_plain, shape_of, skim_all, skim_each, text_bytes_of
 from oxyy_proxy.errors import InvalidValue, UpstreamBadResponse
 from oxyy_proxy.rules.jsonbody import JsonBody
 from oxyy_proxy.rules.price import held_tokens, likely_tokens, worst_tokens_nusd
@@ -67,14 +67,13 @@ class ChatAsk(Ask):
         self._body = JsonBody(raw)
         members = self._body.members
         self.model = model_of(members)
-        self.stream = "stream" in members and bool(optional(members, "stream", bool, "true or false"))
-        older = optional_int(members, "max_tokens", 0, MAX_TOKENS) if "max_tokens" in members else None
+        self.stream = bool(optional(members, "stream", bool, "true or false"))
+        older = optional_int(members, "max_tokens", 0, MAX_TOKENS)
         newer = optional_int(members, "max_completion_tokens", 0, MAX_TOKENS)
         self._max_tokens = newer if older is None else older if newer is None else max(older, newer)
-        self._choices = (optional_int(members, "n", 1, MAX_CHOICES) or 1) if "n" in members else 1
-        if "temperature" in members:
-            optional(members, "temperature", (int, float), "a number")
-        options = optional(members, "stream_options", dict, "an object") if "stream_options" in members else None
+        self._choices = optional_int(members, "n", 1, MAX_CHOICES) or 1
+        optional(members, "temperature", (int, float), "a number")
+        options = optional(members, "stream_options", dict, "an object")
         self._wants_usage = bool(options and optional(options, "include_usage", bool, "true or false"))
         self._parts: list[str] = []
         self._text_bytes = len(raw)
@@ -159,7 +158,7 @@ class ChatMeter(StreamMeter):
         if shape is not None:  # most pieces are one such event
             text = data.removeprefix(shape.prefix).removesuffix(shape.suffix)
             size = len(text)
-            if size + shape.around_bytes == len(data) and (text.translate(PLAIN) == text or is_plain(text)):
+            if size + shape.around_bytes == len(data) and is_plain(text):
                 self.output_bytes += size + shape.more_bytes
                 return data
         out: list[bytes] = []

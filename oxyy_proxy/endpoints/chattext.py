@@ -17,7 +17,7 @@ _ARGUMENTS = re.compile(_TEXT % b"arguments").search
 """The first text in a content chunk that is not empty. Two expressions, as one that begins with the same bytes wherever
 it matches is found in a fraction of the time."""
 
-PLAIN = bytes(char if 0x20 <= char < 0x7F and char not in b'"\\' else char ^ 1 for char in range(256))
+_PLAIN = bytes(char if 0x20 <= char < 0x7F and char not in b'"\\' else char ^ 1 for char in range(256))
 """A table by which bytes are translated to themselves where they are ASCII that stands in JSON as it is."""
 
 
@@ -91,7 +91,7 @@ def skim_each(shape: Shape, data: bytes, at: int) -> tuple[int, int]:
 
 def is_plain(text: bytes) -> bool:
     """Whether the bytes are those of a JSON string, and its text, as they stand."""
-    if text.translate(PLAIN) == text:
+    if text.translate(_PLAIN) == text:
         return True
     try:
         said = text.decode()

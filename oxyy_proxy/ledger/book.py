@@ -268,9 +268,7 @@ class Book:
             left.append(cap - counter.spent - held)
         request_id, started_ms, team = head[0], head[1], head[2]
         self._to_undo.append((self._forget, (request, self.open.get(request_id))))
-        self.open[request_id] = request
-        if request.job_id is not None:
-            self.parked.add(request_id)
+        self._put(request)
         if started_ms > self.latest_ms.get(team, 0):
             self.latest_ms[team] = started_ms
         return left
