@@ -116,9 +116,10 @@ class Ledger(Protocol):
         worst case. Raises QuotaExceeded or RateLimited where a cap forbids that; the attempt is then still running."""
         ...
 
-    def settle(self, settlement: Settlement) -> asyncio.Future[None]:
+    def settle(self, settlement: Settlement, *, patient: bool = False) -> asyncio.Future[None]:
         """End a request, once: settling what is not open changes nothing. A settlement that cannot be written is
-        kept and tried again until it is; the wait then raises LedgerUnavailable."""
+        kept and tried again until it is; the wait then raises LedgerUnavailable. A `patient` one may wait a moment
+        for others to be written with, though not longer than for the next verb."""
         ...
 
     def submitted(self, job: Job, ended: AttemptEnd) -> asyncio.Future[bool]:

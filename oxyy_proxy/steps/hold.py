@@ -25,6 +25,11 @@ from oxyy_proxy.steps.state import Call, Exchange, Services
 CLIENT_LEFT_STATUS = 499
 """The status on record where no answer was sent, as nginx logs it."""
 
+BUSY_REQUESTS = 7
+UNHURRIED_S = 0.1
+"""While more requests than that are served, the settlement of a stream that has taken so long is patient: its client
+has the text, and waits a little longer for the end alone."""
+
 _ABANDONED = AttemptEnd("ambiguous", "abandoned")
 _SUBMITTED = AttemptEnd("answered", "job_submitted", 200)
 _OK = AttemptEnd("answered", "ok", 200)
@@ -149,7 +154,8 @@ class Hold:
         self._settlement = Settlement(
             x.request_id, now, state, status, end, x.model_served, x.usage, x.cost_nusd, x.error_code, sent
         )
-        return self._services.ledger.settle(self._settlement)
+        patient = x.stream and now - x.started_at > UNHURRIED_S and len(self._services.running) > BUSY_REQUESTS
+        return self._services.ledger.settle(self._settlement, patient=patient)
 
     async def durably_settled(self) -> None:
         """Wait for a settlement whose own wait was cancelled. Told twice it changes nothing."""

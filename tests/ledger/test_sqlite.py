@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -652,26 +653,46 @@ async def test_the_counter_of_a_job_from_before_a_restart_is_never_forgotten(
     assert (await sqlite_store.verify()).broken == ()
 
 
-async def test_requests_that_wait_for_their_job_do_not_slow_the_others_down(
+async def test_a_patient_settlement_goes_with_the_next_verb(
     sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for their next verb, so a commit does not wait for it either."""
-    ledger, slept = sqlite_store.open(), []
-    monkeypatch.setattr(sqlite.time, "sleep", slept.append)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 60.0)
+    transactions: list[float] = []
+    ledger, spend = sqlite_store.open(transactions.append), limit("usd", "month", 1000)
+    several = [opening([spend], [target(nusd=100)]) for _ in range(3)]
+    for opened in several:
+        await ledger.open(opened)
+    waiting = [ledger.settle(answered(opened, 40), patient=True) for opened in several]
+    (standing,) = await ledger.standings([spend], NOW)
+    assert (standing.spent, standing.held) == (120, 0)
+    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    await sqlite_store.close()  # the writer tells of a transaction after those who wait for it
+    assert len(transactions) == len(several) + 1
 
-    async def busy(with_jobs: bool) -> int:
-        slept.clear()
-        for _ in range(2 * sqlite.BUSY_REQUESTS):
-            await ledger.open(opened := opening([]))
-            if with_jobs:
-                await ledger.submitted(job(opened), ANSWERED)
-        slept.clear()
-        for _ in range(5):
-            await asyncio.gather(*(ledger.standings((), NOW) for _ in range(50)))
-        return len(slept)
 
-    assert await busy(with_jobs=True) == 0
-    assert await busy(with_jobs=False) > 0
+async def test_a_patient_settlement_is_written_soon_whoever_else_comes(sqlite_store: SqliteStore) -> None:
+    ledger = sqlite_store.open()
+    await ledger.open(opened := opening([]))
+    began = time.monotonic()
+    await asyncio.wait_for(ledger.settle(answered(opened), patient=True), 10)
+    assert time.monotonic() - began >= sqlite.PATIENCE_S - 0.002  # the loop's timers tick in milliseconds
+    (row,) = sqlite_store.usage()
+    assert row["state"] == "settled"
+
+
+async def test_a_patient_settlement_is_written_before_the_ledger_closes(
+    sqlite_store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 60.0)
+    ledger = sqlite_store.open()
+    await ledger.open(opened := opening([]))
+    waiting = ledger.settle(answered(opened), patient=True)
+    await sqlite_store.close()
+    await asyncio.wait_for(waiting, 10)
+    (row,) = sqlite_store.usage()
+    assert row["state"] == "settled"
+    with pytest.raises(LedgerUnavailable):
+        await ledger.settle(answered(opened), patient=True)
 
 
 def counters_in(store: SqliteStore) -> int:

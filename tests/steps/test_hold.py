@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from oxyy_proxy.steps import hold
 from tests.rig import Rig, team_file
 from tests.steps.wires import (
     QUESTION,
@@ -35,6 +36,7 @@ CAPS = "{meter: usd, per: month, cap: 1000}, {meter: requests, per: month, cap: 
 REQUESTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "stream": {"stream": True, "simulate": {"words": 5}},
+    "patient stream": {"stream": True, "simulate": {"words": 5}},
     "fallback": {"simulate": {"fault": "status", "status": 503, "model": "gpt-5"}},
     "ambiguous": {"stream": True, "simulate": {"fault": "reset_before_headers", "model": "gpt-5", "words": 3}},
     "passed through": {"simulate": {"fault": "status", "status": 400}},
@@ -43,10 +45,13 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("draining", [False, True])
-@pytest.mark.parametrize("members", REQUESTS.values(), ids=REQUESTS)
+@pytest.mark.parametrize("kind", REQUESTS)
 async def test_a_request_cancelled_at_any_await_leaves_nothing_open(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], members: dict[str, Any], draining: bool
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str, draining: bool
 ) -> None:
+    if kind == "patient stream":
+        monkeypatch.setattr(hold, "BUSY_REQUESTS", 0)
+        monkeypatch.setattr(hold, "UNHURRIED_S", -1.0)
     lost: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     async with own_rig(tmp_path, teams={"search": team_file(limits=CAPS)}) as rig:
@@ -55,7 +60,7 @@ async def test_a_request_cancelled_at_any_await_leaves_nothing_open(
         cancelled = steps = untouched = 0
         while untouched < 3 and steps < 600:
             async with dial(rig) as wire:
-                await wire.send(request({**QUESTION, **members}))
+                await wire.send(request({**QUESTION, **REQUESTS[kind]}))
                 await until(lambda: bool(services.running), every_s=0)
                 (task,) = services.running
                 for _ in range(steps):
@@ -133,6 +138,39 @@ async def test_a_settlement_that_cannot_be_written_is_made_good_and_the_answer_g
     assert (row["state"], row["cost_nusd"]) == ("settled", rig.simulator.total_nusd)
     assert (await ask_chat(rig)).status == 200
     await assert_books_are_right(rig)
+
+
+@pytest.mark.parametrize(
+    ("stream", "unhurried_s", "served", "patient"),
+    [
+        (True, -1.0, hold.BUSY_REQUESTS + 1, True),
+        (True, -1.0, hold.BUSY_REQUESTS, False),
+        (True, 60.0, hold.BUSY_REQUESTS + 1, False),
+        (False, -1.0, hold.BUSY_REQUESTS + 1, False),
+    ],
+    ids=["a long stream among many", "few are served", "a short stream", "an answer that comes whole"],
+)
+async def test_who_is_patient_with_a_settlement(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, stream: bool, unhurried_s: float, served: int, patient: bool
+) -> None:
+    services, said = rig.proxy.services, []
+    settle = services.ledger.settle
+
+    def noted(settlement: Any, *, patient: bool = False) -> Any:
+        said.append(patient)
+        return settle(settlement, patient=patient)
+
+    monkeypatch.setattr(hold, "UNHURRIED_S", unhurried_s)
+    monkeypatch.setattr(services.ledger, "settle", noted)
+    others: set[asyncio.Task[Any]] = {asyncio.ensure_future(asyncio.sleep(60)) for _ in range(served - 1)}
+    services.running.update(others)
+    try:
+        assert (await ask_chat(rig, stream=stream)).status == 200
+    finally:
+        services.running.difference_update(others)
+        for other in others:
+            other.cancel()
+    assert said == [patient]
 
 
 async def test_a_late_settlement_posts_to_the_window_of_its_hold(make_rig: Callable[..., Any]) -> None:
