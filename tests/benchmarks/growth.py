@@ -30,7 +30,7 @@ from tests.benchmarks.targets import PROXY, Stage, write_policies
 from tests.benchmarks.workloads import JSON
 
 DAYS = 60
-CONNECTIONS, SECONDS = 32, 0.9
+CONNECTIONS, SECONDS = 32, 0.5
 BLOCK = 500_000
 """Rows of one statement, between two looks at the progress."""
 

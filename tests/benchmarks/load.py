@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,9 +102,10 @@ class Connection(asyncio.Protocol):
         samples: Samples,
         more: Callable[[], bool],
         on_done: Callable[[str | None], None],
+        pause_s: Callable[[], float] | None = None,
     ) -> None:
         self._request, self._expected = request, expected
-        self._samples, self._more, self._on_done = samples, more, on_done
+        self._samples, self._more, self._on_done, self._pause_s = samples, more, on_done, pause_s
         self._sent = self._first = 0.0
         self._answer: Answer | None = None
         self._known_body = b""
@@ -114,6 +116,9 @@ class Connection(asyncio.Protocol):
 
     def send(self) -> None:
         """The next request."""
+        if self.transport.is_closing():
+            self._finish("the connection broke between two requests")
+            return
         self._answer, self._first = Answer(), 0.0
         self._sent = time.perf_counter()
         self.transport.write(self._request)
@@ -138,10 +143,13 @@ class Connection(asyncio.Protocol):
             return
         self._samples.first_byte_s.append(self._first - self._sent)
         self._samples.total_s.append(now - self._sent)
-        if self._more():
+        if not self._more():
+            self._finish(None)
+        elif self._pause_s is None:
             self.send()
         else:
-            self._finish(None)
+            self._answer = None
+            asyncio.get_running_loop().call_later(self._pause_s(), self.send)
 
     def _right(self, answer: Answer) -> bool:
         """Status and content; what came chunked exactly like the last right answer is not decoded again."""
@@ -168,7 +176,8 @@ class Load:
         assert workload.answer is not None
         self._request = workload.request(f"127.0.0.1:{port}", key)
         self._expected = workload.answer
-        self._stagger_s = workload.stagger_s
+        self._stagger_s, self._pause_s = workload.stagger_s, workload.pause_s
+        self._random = random.Random(connections)  # the same pauses for each target
         self._port, self._wanted = port, connections
         self._connections: list[Connection] = []
         self._left = connections
@@ -185,7 +194,11 @@ class Load:
             self._connections.append(connection)
 
     def _make(self) -> Connection:
-        return Connection(self._request, self._expected, self.samples, self._more, self._one_done)
+        pause_s = self._pause if self._pause_s else None
+        return Connection(self._request, self._expected, self.samples, self._more, self._one_done, pause_s)
+
+    def _pause(self) -> float:
+        return self._random.uniform(0.0, self._pause_s)
 
     def _more(self) -> bool:
         self._further -= 1

@@ -54,7 +54,7 @@ class Plan:
 
 
 FULL = Plan(
-    rounds=7,
+    rounds=15,
     phase_scale=1.0,
     warm_up_s=0.3,
     streams=(1, 10, 100, 1000, 5000),

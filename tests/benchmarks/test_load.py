@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,20 @@ async def test_a_paced_stream_takes_its_time() -> None:
         samples = (await drive(PACED, port, 1, 0.0)).samples
     assert samples.total_s[0] >= (EVENTS - 1) * EVENT_GAP_S * 0.98
     assert samples.first_byte_s[0] < samples.total_s[0] / 2
+
+
+async def test_a_connection_pauses_before_its_next_request() -> None:
+    pauses = random.Random(1)
+    async with upstream() as port:
+        load = Load(replace(JSON, pause_s=0.05), port, "sk-bench", 1)
+        try:
+            await load.connect()
+            await load.run_requests(4)
+        finally:
+            load.close()
+    assert len(load.samples.total_s) == 4
+    # The loop's timers tick in milliseconds.
+    assert load.samples.elapsed_s >= sum([pauses.uniform(0.0, 0.05) - 0.001 for _ in range(3)])
 
 
 @pytest.mark.parametrize("workload", [JSON, BURST], ids=lambda workload: workload.name)

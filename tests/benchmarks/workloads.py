@@ -81,8 +81,9 @@ class Workload:
     """One kind of request. `marker` (sent as the field `user`) tells the stub upstream how to answer it.
 
     `seconds` is the length of a phase by number of connections; `stagger_s` spreads the start of the connections, so
-    that paced streams do not tick in step. `answer` None: the stream has no end. `body_bytes`: how long the body is at
-    least, by one long message.
+    that paced streams do not tick in step; each waits up to `pause_s`, at random, before its next request, or those
+    that ended together would begin together. `answer` None: the stream has no end. `body_bytes`: how long the body is
+    at least, by one long message.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Workload:
     answer: bytes | None
     seconds: tuple[tuple[int, float], ...] = ()
     stagger_s: float = 0.0
+    pause_s: float = 0.0
     body_bytes: int = 0
 
     def request(self, authority: str, key: str) -> bytes:
@@ -130,16 +132,17 @@ def _longer(text: str, by: int) -> str:
     return text + line * (by // encoded) + "." * (by % encoded)
 
 
-JSON = Workload("json", "JSON", "bench-json", False, JSON_ANSWER, ((1, 0.6), (32, 0.9)))
-BURST = Workload("burst", "stream at once", "bench-burst", True, STREAM_ANSWER, ((1, 0.6), (32, 0.9)))
+JSON = Workload("json", "JSON", "bench-json", False, JSON_ANSWER, ((1, 0.4), (32, 0.5)))
+BURST = Workload("burst", "stream at once", "bench-burst", True, STREAM_ANSWER, ((1, 0.4), (32, 0.5)))
 PACED = Workload(
     "paced",
     "paced stream",
     "bench-paced",
     True,
     STREAM_ANSWER,
-    ((1, 3.0), (32, 1.2)),
+    ((1, 1.5), (32, 1.0)),
     stagger_s=EVENTS * EVENT_GAP_S,
+    pause_s=0.032,
 )
 OPEN = Workload("open", "open stream", "bench-open", True, None)
 WORKLOADS = (JSON, BURST, PACED)
