@@ -26,7 +26,7 @@ from tests.benchmarks.profile import CouldNotProfile, record
 from tests.benchmarks.progress import Progress
 from tests.benchmarks.rounds import FULL, QUICK, Plan, Rounds, measure_rounds
 from tests.benchmarks.targets import DIRECT, KEY, NAIVE, NGINX, PROXY, TARGETS, Stage, nginx
-from tests.benchmarks.workloads import COST_NUSD, EVENT_GAP_S, EVENTS, WORKLOADS, Workload, sizes
+from tests.benchmarks.workloads import COST_NUSD, EVENT_GAP_S, EVENTS, PACED, WORKLOADS, Workload, sizes
 
 QUICK_PARTS = (*(workload.name for workload in WORKLOADS), "memory", "ready")
 PARTS = (*QUICK_PARTS, "sizes", "growth")
@@ -136,7 +136,8 @@ def print_report(results: report.Results, about: dict[str, str], plan: Plan) -> 
     if DIRECT in head:
         print("- added: latency minus direct's of the same round; direct's own in parentheses")
     print(
-        f"- ×32: 32 keep-alive connections, each sends when it has its answer; paced stream: {EVENTS} events "
+        f"- ×32: 32 keep-alive connections, each sends when it has its answer, a paced one up to "
+        f"{PACED.pause_s * 1000:.0f} ms later; paced stream: {EVENTS} events "
         f"{EVENT_GAP_S * 1000:.0f} ms apart; stream at once: the same events in one write"
     )
     if settled := results.rounds.settled:
